@@ -1,0 +1,198 @@
+"""LPIPS with torchvision's ImageNet AlexNet, or a stand-in that says by its name that it is not LPIPS.
+
+The linear heads of LPIPS come with the ``lpips`` package; its AlexNet trunk is a separate file that
+torchvision publishes (233 MB). It is taken from torch hub's checkpoint folder or fetched into it, and
+counts as trained only if its SHA-256 starts with the digits in its name.
+"""
+
+import hashlib
+import logging
+import socket
+import threading
+import urllib.request
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlparse
+
+import lpips
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.models import AlexNet_Weights
+
+from lora_tta.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+PerceptualMode = Literal["auto", "required", "untrained"]
+
+TRAINED_NAME = "lpips"
+UNTRAINED_NAME = "lpips_untrained"
+PROBE_SECONDS = 3.0
+STALL_SECONDS = 30.0
+UNTRAINED_SEED = 0
+MIN_FRAME_SIZE = 31
+
+
+class PerceptualDistance(nn.Module):
+    """Distance of deep features between pairs of frames; lower is closer, 0 is identical.
+
+    Attributes:
+        name: ``"lpips"`` with the ImageNet backbone, ``"lpips_untrained"`` with a random one. Results
+            are stored under this name, and the two are never compared with each other.
+        untrained_because: why the backbone is untrained (one sentence), None for the trained one.
+    """
+
+    def __init__(self, model: lpips.LPIPS, name: str, untrained_because: str | None) -> None:
+        super().__init__()
+        self.model = model
+        self.name = name
+        self.untrained_because = untrained_because
+        self.eval().requires_grad_(False)
+
+    def forward(self, generated: Tensor, target: Tensor) -> Tensor:
+        """Distances of n pairs of frames.
+
+        Args:
+            generated: (n, 3, height, width) RGB in 0..255, float32, at least 31 pixels each way.
+            target: the same shape and range.
+
+        Returns:
+            (n,) distances.
+        """
+        return self.model(generated / 127.5 - 1, target / 127.5 - 1).flatten()
+
+
+def load_perceptual_distance(
+    mode: PerceptualMode,
+    device: torch.device | str,
+    weights_url: str = AlexNet_Weights.IMAGENET1K_V1.url,
+) -> PerceptualDistance:
+    """Load LPIPS (AlexNet, version 0.1; Zhang et al. 2018), or its untrained stand-in.
+
+    Args:
+        mode: ``auto`` takes the trained backbone where its file is in torch hub's checkpoint folder or can
+            be fetched (one attempt a process), else warns and takes the untrained one; ``required`` makes
+            that an error; ``untrained`` never looks for the file.
+        device: where the distance is computed.
+        weights_url: where the backbone is published; its file name ends in the first digits of its SHA-256.
+
+    Raises:
+        UserError: ``required``, and there is no trained backbone.
+    """
+    if mode == "untrained":
+        return _untrained_distance("the settings ask for it").to(device)
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights_url).path).name
+    problem = _find_problem(file, weights_url)
+    if problem is None:
+        return _trained_distance(file).to(device)
+    if mode == "required":
+        raise UserError(
+            f"evaluation.lpips is 'required', but {problem}: download {weights_url} to {file}, "
+            "or set evaluation.lpips to 'auto'"
+        )
+    logger.warning(
+        "\n%s\nLPIPS IS NOT AVAILABLE: %s.\nThe run measures '%s' with an untrained backbone instead. It is not "
+        "LPIPS; never compare the two.\nFor LPIPS, download %s\nto %s\n%s",
+        *("=" * 100, problem, UNTRAINED_NAME, weights_url, file, "=" * 100),
+    )
+    return _untrained_distance(problem).to(device)
+
+
+def _find_problem(file: Path, url: str) -> str | None:
+    if not file.exists():
+        failure = _fetch(file, url)
+        if failure is not None:
+            return f"{file.name} is not in {file.parent} and could not be fetched ({failure})"
+    if not _sha256(file).startswith(_expected_hash(file)):
+        return f"{file} is damaged or another file (its SHA-256 does not start with {_expected_hash(file)})"
+    return None
+
+
+def _expected_hash(file: Path) -> str:
+    return file.stem.rpartition("-")[2]
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@cache
+def _fetch(file: Path, url: str) -> str | None:
+    """Download ``url`` to ``file`` if its host answers; returns what went wrong."""
+    failure = _probe(url)
+    if failure is not None:
+        return failure
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with _socket_timeout(STALL_SECONDS):
+            torch.hub.download_url_to_file(url, str(file), hash_prefix=_expected_hash(file))
+    except (OSError, RuntimeError) as error:
+        return str(error)
+    return None
+
+
+def _probe(url: str) -> str | None:
+    """Ask the host for the file's headers; a thread, because no timeout covers the look-up of a name."""
+    outcome: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            request = urllib.request.Request(url, method="HEAD")
+            urllib.request.urlopen(request, timeout=PROBE_SECONDS).close()
+            outcome.append(None)
+        except OSError as error:
+            outcome.append(str(error))
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    return outcome[0] if outcome else f"no answer in {PROBE_SECONDS:g} s"
+
+
+@contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _trained_distance(file: Path) -> PerceptualDistance:
+    published = torch.load(file, map_location="cpu", weights_only=True)
+    model = _random_trunk(lpips_heads=True)
+    # lpips cuts torchvision's `features` into slices and keeps their numbers: slice2.3 is features.3.
+    trunk = {name: published[f"features.{name.partition('.')[2]}"] for name in model.net.state_dict()}
+    model.net.load_state_dict(trunk)
+    return PerceptualDistance(model, TRAINED_NAME, untrained_because=None)
+
+
+def _untrained_distance(reason: str) -> PerceptualDistance:
+    """Plain sum over a random trunk's layers: the heads of LPIPS are calibrated for the trained trunk only.
+
+    He-normal weights from NumPy's frozen ``RandomState`` stream and zero biases, so that the distance is
+    the same in every process and with every version of torch.
+    """
+    model = _random_trunk(lpips_heads=False)
+    stream = np.random.RandomState(UNTRAINED_SEED)
+    for parameter in model.net.parameters():
+        if parameter.ndim == 1:
+            parameter.zero_()
+        else:
+            scale = (2 / parameter[0].numel()) ** 0.5
+            parameter.copy_(torch.from_numpy(scale * stream.standard_normal(tuple(parameter.shape))))
+    return PerceptualDistance(model, UNTRAINED_NAME, untrained_because=reason)
+
+
+def _random_trunk(lpips_heads: bool) -> lpips.LPIPS:
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # lpips still calls torchvision with the old `pretrained` argument.
+        warnings.filterwarnings("ignore", module="torchvision")
+        return lpips.LPIPS(net="alex", lpips=lpips_heads, pnet_rand=True, verbose=False)

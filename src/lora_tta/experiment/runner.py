@@ -1,0 +1,269 @@
+"""One clip through adaptation, generation and measurement, with every finished part kept in the cache."""
+
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lora_tta.adaptation.conditioning import Conditioning
+from lora_tta.adaptation.lora import export_adapter, load_adapter, remove_adapter
+from lora_tta.adaptation.trajectory import LoraSettings, Snapshot, adapt
+from lora_tta.config import Params
+from lora_tta.data.clips import CONDITIONING_FRAMES, Clip
+from lora_tta.data.video import read_clip_frames, write_video
+from lora_tta.evaluation.metrics import METRIC_DIRECTIONS, ContinuationMetrics
+from lora_tta.evaluation.perceptual import (
+    TRAINED_NAME,
+    UNTRAINED_NAME,
+    PerceptualDistance,
+    load_perceptual_distance,
+)
+from lora_tta.evaluation.results import ClipResult, metric_names, read_results, write_results
+from lora_tta.evaluation.strips import frame_strip
+from lora_tta.experiment.cache import ContentCache
+from lora_tta.experiment.fingerprint import code_version, derive_seed, file_sha256, folder_sha256
+from lora_tta.generation.continuation import generate_continuation
+from lora_tta.models import OpenSoraContinuationPipeline
+from lora_tta.models.loading import load_pipeline
+
+VIDEO_NAME, FRAMES_NAME, COST_NAME = "continuation.mp4", "frames.npy", "cost.json"
+
+
+@dataclass(frozen=True)
+class ClipRun:
+    """A clip's continuation with its measurements; the files lie in the cache.
+
+    Attributes:
+        clip: the preprocessed clip.
+        result: metrics, losses and costs.
+        video: H.264 file of the 65 frames.
+        frames_file: the same frames as they were before compression, (65, H, W, 3) uint8.
+        adapter: PEFT folder, None without adaptation.
+    """
+
+    clip: Clip
+    result: ClipResult
+    video: Path
+    frames_file: Path
+    adapter: Path | None
+
+
+class ClipRunner:
+    """Runs clips with the model and settings of ``params``.
+
+    The model is loaded when a clip first needs it, so that a run whose parts are all in the cache is over
+    in a moment.
+
+    Args:
+        params: of the pipeline.
+        clips: folder of the preprocessed clips.
+        encoded: folder of the conditionings, ``<clip_id>.safetensors``.
+        snapshot_steps: numbers of steps whose adapters are kept when a trajectory passes through them.
+    """
+
+    def __init__(self, params: Params, clips: Path, encoded: Path, snapshot_steps: Sequence[int] = ()):
+        self.params = params
+        self.clips = clips
+        self.encoded = encoded
+        self.snapshot_steps = snapshot_steps
+        self.device = resolve_device(params.model.device)
+        self.cache = ContentCache(params.cache.path, params.cache.max_bytes)
+
+    def run(self, clip: Clip, settings: LoraSettings | None) -> ClipRun:
+        """Continue a clip, adapted first unless ``settings`` is None, and measure frames 34-65."""
+        adapter = None if settings is None else self._adapter(clip, settings)
+        continuation = self._continuation(clip, settings, adapter)
+        key = self._continuation_key(clip, settings) | {
+            "clip": clip.sha256,
+            "lpips": self._distance.name,
+        }
+        measured = self.cache.fetch(
+            "result",
+            key,
+            lambda folder: write_results(folder, [self._measure(clip, continuation, adapter)]),
+        )
+        return ClipRun(
+            clip=clip,
+            result=read_results(measured)[0],
+            video=continuation / VIDEO_NAME,
+            frames_file=continuation / FRAMES_NAME,
+            adapter=adapter,
+        )
+
+    @property
+    def metric_names(self) -> list[str]:
+        """The metrics that are measured, in their usual order."""
+        other_distance = {TRAINED_NAME, UNTRAINED_NAME} - {self._distance.name}
+        return [name for name in METRIC_DIRECTIONS if name not in other_distance]
+
+    def setting(self, clips: Sequence[Clip]) -> dict:
+        """All that the value of a trial on these clips depends on, besides its own settings."""
+        return {
+            **self._environment,
+            "clips": [clip.sha256 for clip in clips],
+            "conditionings": [file_sha256(self._conditioning_file(clip)) for clip in clips],
+            "adaptation": self.params.adaptation.model_dump(),
+            "generation": self.params.generation.model_dump(),
+            "lpips": self._distance.name,
+            "objective": self.params.search.objective,
+        }
+
+    def strip(self, run: ClipRun) -> np.ndarray:
+        """A few frames of the ground truth above those of the continuation, as an image."""
+        return frame_strip(read_clip_frames(self.clips, run.clip), None, np.load(run.frames_file))
+
+    @cached_property
+    def pipeline(self) -> OpenSoraContinuationPipeline:
+        """The model, loaded at first use."""
+        model = self.params.model
+        pipeline = load_pipeline(model.path, self.device, getattr(torch, model.dtype))
+        # One bar for the clips is enough.
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    @cached_property
+    def _distance(self) -> PerceptualDistance:
+        return load_perceptual_distance(self.params.evaluation.lpips, self.device)
+
+    @cached_property
+    def _environment(self) -> dict:
+        model = self.params.model
+        return {
+            "model": folder_sha256(model.path),
+            "code": code_version(),
+            "device": self.device.type,
+            "dtype": model.dtype,
+        }
+
+    def _adapter_key(self, clip: Clip, settings: LoraSettings, num_steps: int) -> dict:
+        return {
+            **self._environment,
+            "conditioning": file_sha256(self._conditioning_file(clip)),
+            "rank": settings.rank,
+            "learning_rate": settings.learning_rate,
+            "num_steps": num_steps,
+            "adaptation": self.params.adaptation.model_dump(),
+            "seed": derive_seed(self.params.adaptation.seed, clip.clip_id),
+        }
+
+    def _continuation_key(self, clip: Clip, settings: LoraSettings | None) -> dict:
+        return {
+            **self._environment,
+            "conditioning": file_sha256(self._conditioning_file(clip)),
+            "adapter": settings and self._adapter_key(clip, settings, settings.num_steps),
+            "generation": self.params.generation.model_dump(),
+            "seed": derive_seed(self.params.generation.seed, clip.clip_id),
+        }
+
+    def _adapter(self, clip: Clip, settings: LoraSettings) -> Path:
+        key = self._adapter_key(clip, settings, settings.num_steps)
+        entry = self.cache.find("adapter", key)
+        if entry is not None:
+            return entry
+        # One process at a time on a trajectory: the others find its snapshots when they get here.
+        with self.cache.lock(key | {"num_steps": "any"}):
+            return self.cache.find("adapter", key) or self._continue_trajectory(clip, settings)
+
+    def _continue_trajectory(self, clip: Clip, settings: LoraSettings) -> Path:
+        earlier = (
+            self.cache.find("adapter", self._adapter_key(clip, settings, steps))
+            for steps in sorted(self.snapshot_steps, reverse=True)
+            if steps < settings.num_steps
+        )
+        start = next((Snapshot.load(entry) for entry in earlier if entry), None)
+        snapshots = adapt(
+            self.pipeline.transformer,
+            self._conditioning(clip),
+            settings,
+            self.params.adaptation,
+            derive_seed(self.params.adaptation.seed, clip.clip_id),
+            save_at=self.snapshot_steps,
+            start=start,
+        )
+        for snapshot in snapshots:
+            entry = self.cache.fetch(
+                "adapter", self._adapter_key(clip, settings, snapshot.num_steps), snapshot.save
+            )
+        return entry
+
+    def _continuation(self, clip: Clip, settings: LoraSettings | None, adapter: Path | None) -> Path:
+        def compute(folder: Path) -> None:
+            if adapter is None:
+                remove_adapter(self.pipeline.transformer)
+            else:
+                load_adapter(self.pipeline.transformer, adapter)
+            continuation = generate_continuation(
+                self.pipeline,
+                self._conditioning(clip),
+                self.params.generation,
+                derive_seed(self.params.generation.seed, clip.clip_id),
+            )
+            np.save(folder / FRAMES_NAME, continuation.frames)
+            write_video(folder / VIDEO_NAME, continuation.frames, clip.fps)
+            cost = {"seconds": continuation.seconds, "peak_memory_bytes": continuation.peak_memory_bytes}
+            (folder / COST_NAME).write_text(json.dumps(cost))
+
+        return self.cache.fetch("continuation", self._continuation_key(clip, settings), compute)
+
+    def _measure(self, clip: Clip, continuation: Path, adapter: Path | None) -> ClipResult:
+        generated = np.load(continuation / FRAMES_NAME)[CONDITIONING_FRAMES:]
+        target = read_clip_frames(self.clips, clip)[CONDITIONING_FRAMES:]
+        cost = json.loads((continuation / COST_NAME).read_text())
+        snapshot = None if adapter is None else Snapshot.load(adapter)
+        return ClipResult(
+            clip_id=clip.clip_id,
+            class_name=clip.class_name,
+            metrics=ContinuationMetrics(self._distance, self.device)(generated, target),
+            losses=snapshot.losses if snapshot else (),
+            adapt_seconds=snapshot.seconds if snapshot else 0.0,
+            generate_seconds=cost["seconds"],
+            peak_memory_bytes=max(cost["peak_memory_bytes"], snapshot.peak_memory_bytes if snapshot else 0),
+        )
+
+    def _conditioning_file(self, clip: Clip) -> Path:
+        return self.encoded / f"{clip.clip_id}.safetensors"
+
+    def _conditioning(self, clip: Clip) -> Conditioning:
+        conditioning = Conditioning.load(self._conditioning_file(clip))
+        return conditioning.to(self.device, self.pipeline.transformer.dtype)
+
+
+def export_runs(folder: Path, runs: Sequence[ClipRun]) -> None:
+    """Copy what a stage hands on out of the cache: result tables, ``videos`` and ``adapters``."""
+    (folder / "videos").mkdir(parents=True, exist_ok=True)
+    for run in runs:
+        shutil.copyfile(run.video, folder / "videos" / f"{run.clip.clip_id}.mp4")
+        if run.adapter is not None:
+            export_adapter(run.adapter, folder / "adapters" / run.clip.clip_id)
+    write_results(folder, [run.result for run in runs])
+
+
+def mean_metrics(results: Iterable[ClipResult]) -> dict[str, float]:
+    """The mean over clips of every metric."""
+    results = list(results)
+    return {
+        name: float(np.mean([result.metrics.summary[name] for result in results]))
+        for name in metric_names(results)
+    }
+
+
+def mean_costs(results: Iterable[ClipResult]) -> dict[str, float]:
+    """Mean seconds per clip and the highest peak memory in MiB."""
+    results = list(results)
+    return {
+        "adapt_seconds_per_clip": float(np.mean([result.adapt_seconds for result in results])),
+        "generate_seconds_per_clip": float(np.mean([result.generate_seconds for result in results])),
+        "peak_memory_mib": max(result.peak_memory_bytes for result in results) / 2**20,
+    }
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` is CUDA where there is a GPU, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)

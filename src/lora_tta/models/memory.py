@@ -1,0 +1,50 @@
+"""How much memory a model needs and a device has, known before anything is loaded."""
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
+import torch
+from safetensors import safe_open
+
+from lora_tta.errors import UserError
+
+GIB = 2**30
+
+
+def count_parameters(weight_files: Iterable[Path]) -> int:
+    """Number of parameters in safetensors files, from their headers alone."""
+    total = 0
+    for path in weight_files:
+        with safe_open(path, framework="pt") as file:
+            shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118
+        total += sum(math.prod(shape) for shape in shapes)
+    return total
+
+
+def available_memory(device: torch.device | str) -> int:
+    """Bytes that can still be allocated on a CPU or CUDA device."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def require_memory(num_parameters: int, dtype: torch.dtype, device: torch.device | str, what: str) -> None:
+    """Check that the parameters of a model fit on a device.
+
+    Raises:
+        UserError: with the memory needed and available, and what to do.
+    """
+    needed, available = num_parameters * dtype.itemsize, available_memory(device)
+    if needed <= available:
+        return
+    device, name = torch.device(device), str(dtype).removeprefix("torch.")
+    remedy = "use a GPU with enough memory or a smaller model"
+    if dtype.itemsize > torch.bfloat16.itemsize:
+        remedy = f"load it in bfloat16, or {remedy}"
+    raise UserError(
+        f"{what} needs {needed / GIB:.1f} GiB for {num_parameters / 1e9:.2f} B parameters in {name}, but "
+        f"{device} has {available / GIB:.1f} GiB available: {remedy}"
+    )

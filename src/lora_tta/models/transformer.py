@@ -1,0 +1,302 @@
+"""The Open-Sora v2.0 transformer (MMDiT) as a diffusers model.
+
+A FLUX-like video transformer: double-stream blocks, in which video and text tokens keep their own weights and
+meet in joint attention, then single-stream blocks over the concatenated sequence. Layers carry the names of
+diffusers' FLUX model. One thing is laid out differently: the published single-stream block fuses V with the
+MLP input and the attention output with the MLP output. Here each is a linear layer of its own, so that
+`attn.to_v` and `attn.to_out.0` mean the same in both block kinds and an adapter touches exactly the layers it
+names.
+
+Reference: Open-Sora 2.0, https://arxiv.org/abs/2503.09642.
+"""
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders import PeftAdapterMixin
+from diffusers.models.attention import FeedForward
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.embeddings import CombinedTimestepTextProjEmbeddings
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.normalization import AdaLayerNormContinuous, AdaLayerNormZero, AdaLayerNormZeroSingle
+from torch import Tensor, nn
+
+NORM_EPS = 1e-6
+RotaryEmbedding = tuple[Tensor, Tensor]
+
+
+class OpenSoraRotaryPosEmbed(nn.Module):
+    """Angles of the three-axis rotary position embedding (RoFormer, https://arxiv.org/abs/2104.09864).
+
+    Args:
+        axes_dim: head channels given to the axes (t, h, w); their sum is the head width D.
+        theta: base of the frequencies.
+    """
+
+    def __init__(self, axes_dim: tuple[int, ...], theta: float) -> None:
+        super().__init__()
+        self.axes_dim = tuple(axes_dim)
+        self.theta = theta
+
+    def forward(self, ids: Tensor) -> RotaryEmbedding:
+        """Cosines and sines, each float32 (B or 1, S, 1, D/2), for token ids (S, 3) or (B, S, 3)."""
+        if ids.ndim == 2:
+            ids = ids[None]
+        angles = []
+        for axis, dim in enumerate(self.axes_dim):
+            exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=ids.device) / dim
+            angles.append(ids[..., axis, None].float() / self.theta**exponents)
+        angles = torch.cat(angles, dim=-1)[:, :, None]
+        return angles.cos(), angles.sin()
+
+
+def apply_rotary_emb(hidden_states: Tensor, rotary_emb: RotaryEmbedding) -> Tensor:
+    """Rotate channel d together with channel D/2 + d (rotate-half layout) of (B, S, H, D), in float32."""
+    cos, sin = rotary_emb
+    first, second = hidden_states.chunk(2, dim=-1)
+    rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return rotated.to(hidden_states.dtype)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, rotary_emb: RotaryEmbedding) -> Tensor:
+    """Rotary scaled dot-product attention of (B, S, H, D) inputs; returns (B, S, H * D).
+
+    The kernel is diffusers' active attention backend (PyTorch's own by default).
+    """
+    query, key = apply_rotary_emb(query, rotary_emb), apply_rotary_emb(key, rotary_emb)
+    return dispatch_attention_fn(query, key, value).flatten(2)
+
+
+class OpenSoraSelfAttention(nn.Module):
+    """Self-attention over one stream, with RMS-normalised queries and keys."""
+
+    def __init__(self, dim: int, num_heads: int, qkv_bias: bool) -> None:
+        super().__init__()
+        head_dim = dim // num_heads
+        self.head_dim = head_dim
+        self.to_q = nn.Linear(dim, dim, bias=qkv_bias)
+        self.to_k = nn.Linear(dim, dim, bias=qkv_bias)
+        self.to_v = nn.Linear(dim, dim, bias=qkv_bias)
+        self.norm_q = nn.RMSNorm(head_dim, eps=NORM_EPS)
+        self.norm_k = nn.RMSNorm(head_dim, eps=NORM_EPS)
+        self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
+
+    def project_qkv(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised queries and keys, and values, each (B, S, H, D), of (B, S, H * D)."""
+        heads = (-1, self.head_dim)
+        query = self.norm_q(self.to_q(hidden_states).unflatten(-1, heads))
+        key = self.norm_k(self.to_k(hidden_states).unflatten(-1, heads))
+        return query, key, self.to_v(hidden_states).unflatten(-1, heads)
+
+    def forward(self, hidden_states: Tensor, rotary_emb: RotaryEmbedding) -> Tensor:
+        """Map (B, S, H * D) to (B, S, H * D)."""
+        return self.to_out[0](attend(*self.project_qkv(hidden_states), rotary_emb))
+
+
+class OpenSoraJointAttention(OpenSoraSelfAttention):
+    """Attention over text and video tokens together, text first; each stream has its own projections."""
+
+    def __init__(self, dim: int, num_heads: int, qkv_bias: bool) -> None:
+        super().__init__(dim, num_heads, qkv_bias)
+        self.add_q_proj = nn.Linear(dim, dim, bias=qkv_bias)
+        self.add_k_proj = nn.Linear(dim, dim, bias=qkv_bias)
+        self.add_v_proj = nn.Linear(dim, dim, bias=qkv_bias)
+        self.norm_added_q = nn.RMSNorm(self.head_dim, eps=NORM_EPS)
+        self.norm_added_k = nn.RMSNorm(self.head_dim, eps=NORM_EPS)
+        self.to_add_out = nn.Linear(dim, dim)
+
+    def project_added_qkv(self, encoder_hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The text stream's queries, keys and values, each (B, S, H, D), of (B, S, H * D)."""
+        heads = (-1, self.head_dim)
+        query = self.norm_added_q(self.add_q_proj(encoder_hidden_states).unflatten(-1, heads))
+        key = self.norm_added_k(self.add_k_proj(encoder_hidden_states).unflatten(-1, heads))
+        return query, key, self.add_v_proj(encoder_hidden_states).unflatten(-1, heads)
+
+    def forward(
+        self, hidden_states: Tensor, encoder_hidden_states: Tensor, rotary_emb: RotaryEmbedding
+    ) -> tuple[Tensor, Tensor]:
+        """Map video (B, N, H * D) and text (B, L, H * D) tokens to new ones of the same shapes."""
+        text_qkv = self.project_added_qkv(encoder_hidden_states)
+        video_qkv = self.project_qkv(hidden_states)
+        query, key, value = (torch.cat(pair, dim=1) for pair in zip(text_qkv, video_qkv, strict=True))
+        attended = attend(query, key, value, rotary_emb)
+        text, video = attended.tensor_split([encoder_hidden_states.shape[1]], dim=1)
+        return self.to_out[0](video), self.to_add_out(text)
+
+
+class OpenSoraTransformerBlock(nn.Module):
+    """Double-stream block: joint attention, then one MLP for each stream, all modulated by `temb`."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_dim: int, qkv_bias: bool) -> None:
+        super().__init__()
+        self.norm1 = AdaLayerNormZero(dim)
+        self.norm1_context = AdaLayerNormZero(dim)
+        self.attn = OpenSoraJointAttention(dim, num_heads, qkv_bias)
+        self.norm2 = nn.LayerNorm(dim, elementwise_affine=False, eps=NORM_EPS)
+        self.ff = FeedForward(dim, inner_dim=mlp_dim, activation_fn="gelu-approximate")
+        self.norm2_context = nn.LayerNorm(dim, elementwise_affine=False, eps=NORM_EPS)
+        self.ff_context = FeedForward(dim, inner_dim=mlp_dim, activation_fn="gelu-approximate")
+
+    def forward(
+        self, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor, rotary_emb: RotaryEmbedding
+    ) -> tuple[Tensor, Tensor]:
+        """Map video (B, N, C) and text (B, L, C) tokens to new ones; `temb` is (B, C)."""
+        video, gate, shift_mlp, scale_mlp, gate_mlp = self.norm1(hidden_states, emb=temb)
+        text, c_gate, c_shift_mlp, c_scale_mlp, c_gate_mlp = self.norm1_context(
+            encoder_hidden_states, emb=temb
+        )
+        video, text = self.attn(video, text, rotary_emb)
+
+        hidden_states = hidden_states + gate[:, None] * video
+        video = self.norm2(hidden_states) * (1 + scale_mlp[:, None]) + shift_mlp[:, None]
+        hidden_states = hidden_states + gate_mlp[:, None] * self.ff(video)
+
+        encoder_hidden_states = encoder_hidden_states + c_gate[:, None] * text
+        text = self.norm2_context(encoder_hidden_states) * (1 + c_scale_mlp[:, None]) + c_shift_mlp[:, None]
+        encoder_hidden_states = encoder_hidden_states + c_gate_mlp[:, None] * self.ff_context(text)
+        return hidden_states, encoder_hidden_states
+
+
+class OpenSoraSingleTransformerBlock(nn.Module):
+    """Single-stream block: attention and MLP side by side, their outputs summed and gated by `temb`.
+
+    `proj_mlp_out` has no bias: the published block has one bias for the sum, kept in `attn.to_out.0`.
+    """
+
+    def __init__(self, dim: int, num_heads: int, mlp_dim: int, qkv_bias: bool) -> None:
+        super().__init__()
+        self.norm = AdaLayerNormZeroSingle(dim)
+        self.attn = OpenSoraSelfAttention(dim, num_heads, qkv_bias)
+        self.proj_mlp = nn.Linear(dim, mlp_dim)
+        self.act_mlp = nn.GELU(approximate="tanh")
+        self.proj_mlp_out = nn.Linear(mlp_dim, dim, bias=False)
+
+    def forward(self, hidden_states: Tensor, temb: Tensor, rotary_emb: RotaryEmbedding) -> Tensor:
+        """Map text and video tokens (B, L + N, C) to new ones; `temb` is (B, C)."""
+        normed, gate = self.norm(hidden_states, emb=temb)
+        update = self.attn(normed, rotary_emb) + self.proj_mlp_out(self.act_mlp(self.proj_mlp(normed)))
+        return hidden_states + gate[:, None] * update
+
+
+class OpenSoraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
+    """The velocity model of Open-Sora v2.0; the defaults are the published 11.9 B-parameter sizes.
+
+    Args:
+        in_channels: width of a video token, latent channels x 2 x 2.
+        condition_channels: width of a condition token, (1 + latent channels) x 2 x 2, or None for a model
+            without condition input.
+        num_layers: number of double-stream blocks.
+        num_single_layers: number of single-stream blocks.
+        attention_head_dim: channels of one head; even, and the sum of `axes_dims_rope`.
+        num_attention_heads: number of heads.
+        mlp_ratio: width of the MLPs relative to the model's.
+        joint_attention_dim: width of the T5 embeddings.
+        pooled_projection_dim: width of the pooled CLIP embedding.
+        axes_dims_rope: head channels given to the axes (t, h, w), each even.
+        rope_theta: base of the rotary frequencies.
+        qkv_bias: whether the Q, K and V projections have a bias.
+
+    Raises:
+        ValueError: if the rotary axes don't add up to the head width.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["OpenSoraTransformerBlock", "OpenSoraSingleTransformerBlock"]  # noqa: RUF012
+    _repeated_blocks = ["OpenSoraTransformerBlock", "OpenSoraSingleTransformerBlock"]  # noqa: RUF012
+    _skip_layerwise_casting_patterns = ["pos_embed", "norm"]  # noqa: RUF012
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 64,
+        condition_channels: int | None = 68,
+        num_layers: int = 19,
+        num_single_layers: int = 38,
+        attention_head_dim: int = 128,
+        num_attention_heads: int = 24,
+        mlp_ratio: float = 4.0,
+        joint_attention_dim: int = 4096,
+        pooled_projection_dim: int = 768,
+        axes_dims_rope: tuple[int, int, int] = (16, 56, 56),
+        rope_theta: float = 10000.0,
+        qkv_bias: bool = True,
+    ) -> None:
+        super().__init__()
+        if sum(axes_dims_rope) != attention_head_dim:
+            raise ValueError(
+                f"axes_dims_rope {tuple(axes_dims_rope)} must add up to the head width {attention_head_dim}"
+            )
+        dim = num_attention_heads * attention_head_dim
+        block_sizes = (dim, num_attention_heads, int(dim * mlp_ratio), qkv_bias)
+
+        self.pos_embed = OpenSoraRotaryPosEmbed(axes_dims_rope, rope_theta)
+        self.time_text_embed = CombinedTimestepTextProjEmbeddings(dim, pooled_projection_dim)
+        self.context_embedder = nn.Linear(joint_attention_dim, dim)
+        self.x_embedder = nn.Linear(in_channels, dim)
+        self.condition_embedder = nn.Linear(condition_channels, dim) if condition_channels else None
+        self.transformer_blocks = nn.ModuleList(
+            OpenSoraTransformerBlock(*block_sizes) for _ in range(num_layers)
+        )
+        self.single_transformer_blocks = nn.ModuleList(
+            OpenSoraSingleTransformerBlock(*block_sizes) for _ in range(num_single_layers)
+        )
+        self.norm_out = AdaLayerNormContinuous(dim, dim, elementwise_affine=False, eps=NORM_EPS)
+        self.proj_out = nn.Linear(dim, in_channels)
+        self.gradient_checkpointing = False
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        img_ids: Tensor,
+        encoder_hidden_states: Tensor,
+        txt_ids: Tensor,
+        timestep: Tensor,
+        pooled_projections: Tensor,
+        condition: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> Transformer2DModelOutput | tuple[Tensor]:
+        """Predict the velocity, noise minus data, of packed latents.
+
+        Args:
+            hidden_states: packed noisy latents (B, N, in_channels).
+            img_ids: positions (t, h, w) of the video tokens, (N, 3) or (B, N, 3).
+            encoder_hidden_states: T5 embeddings (B, L, joint_attention_dim).
+            txt_ids: positions of the text tokens, all zero, (L, 3) or (B, L, 3).
+            timestep: flow-matching time in [0, 1], 1 being pure noise, (B,).
+            pooled_projections: pooled CLIP embeddings (B, pooled_projection_dim).
+            condition: packed mask and masked reference latents (B, N, condition_channels).
+            return_dict: whether to return an output object rather than a tuple.
+
+        Returns:
+            The velocity (B, N, in_channels), as `.sample`.
+
+        Raises:
+            ValueError: if the condition is missing, or given to a model that takes none.
+        """
+        if (condition is None) != (self.condition_embedder is None):
+            takes = "takes no" if self.condition_embedder is None else "needs a"
+            raise ValueError(f"this transformer {takes} condition (condition_channels in its configuration)")
+
+        hidden_states = self.x_embedder(hidden_states)
+        if self.condition_embedder is not None:
+            hidden_states = hidden_states + self.condition_embedder(condition)
+        encoder_hidden_states = self.context_embedder(encoder_hidden_states)
+        temb = self.time_text_embed(timestep.float() * 1000, pooled_projections)
+        rotary_emb = self.pos_embed(torch.cat((txt_ids, img_ids), dim=-2))
+
+        for block in self.transformer_blocks:
+            hidden_states, encoder_hidden_states = self._run_block(
+                block, hidden_states, encoder_hidden_states, temb, rotary_emb
+            )
+        num_text_tokens = encoder_hidden_states.shape[1]
+        hidden_states = torch.cat((encoder_hidden_states, hidden_states), dim=1)
+        for block in self.single_transformer_blocks:
+            hidden_states = self._run_block(block, hidden_states, temb, rotary_emb)
+
+        sample = self.proj_out(self.norm_out(hidden_states[:, num_text_tokens:], temb))
+        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+
+    def _run_block(self, block: nn.Module, *args: Tensor | RotaryEmbedding) -> Tensor | tuple[Tensor, Tensor]:
+        if torch.is_grad_enabled() and self.gradient_checkpointing:
+            return self._gradient_checkpointing_func(block, *args)
+        return block(*args)

@@ -1,0 +1,126 @@
+"""Stage ``evaluate``: metrics, costs, plots and the report, from the results of baseline and adapt."""
+
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from lora_tta.config import Params, load_params
+from lora_tta.data.clips import read_manifest
+from lora_tta.errors import UserError, report_user_errors
+from lora_tta.evaluation.files import write_text
+from lora_tta.evaluation.metrics import METRIC_LABELS
+from lora_tta.evaluation.perceptual import UNTRAINED_NAME
+from lora_tta.evaluation.plots import write_plots
+from lora_tta.evaluation.report import ClipVideos, ReportContext, write_report
+from lora_tta.evaluation.results import ClipResult, compare, read_results
+from lora_tta.experiment.runner import mean_costs
+from lora_tta.stages.paths import (
+    ADAPT,
+    BASELINE,
+    BEST,
+    CLIPS,
+    COSTS,
+    EVALUATE,
+    METRICS,
+    PLOTS,
+    REPORT,
+    TRIALS,
+)
+
+MAX_VIDEOS = 24
+FULL_HIDDEN_SIZE = 3072
+SMALL_MODEL = (
+    "These numbers come from a small model of the same architecture. They say nothing about Open-Sora v2.0."
+)
+UNTRAINED = "the trained ImageNet backbone of LPIPS was not at hand and could not be fetched when the clips were measured"
+
+
+def main() -> None:
+    """Write ``outputs/evaluate``."""
+    params = load_params()
+    baseline, adapted = read_results(BASELINE), read_results(ADAPT)
+    comparisons = compare(baseline, adapted, params.evaluation.bootstrap_samples, params.evaluation.seed)
+    best, trials = json.loads(BEST.read_text()), pd.read_csv(TRIALS)
+
+    write_json(METRICS, {name: comparison.as_json() for name, comparison in comparisons.items()})
+    write_json(COSTS, {"baseline": mean_costs(baseline), "adapted": mean_costs(adapted)})
+    write_plots(PLOTS, baseline, adapted, trials)
+    write_report(
+        REPORT,
+        ReportContext(
+            title="LoRA test-time adaptation of video continuation",
+            baseline=baseline,
+            adapted=adapted,
+            comparisons=comparisons,
+            videos={result.clip_id: clip_videos(result) for result in baseline},
+            max_videos=MAX_VIDEOS,
+            fps=params.preprocess.fps,
+            settings=flat_settings(params),
+            best_trial={"trial": best["trial"], **best["settings"]},
+            notices=[SMALL_MODEL] if hidden_size(params) < FULL_HIDDEN_SIZE else [],
+            untrained_because=UNTRAINED if UNTRAINED_NAME in comparisons else None,
+            trials=trials,
+            figures=[],
+        ),
+    )
+
+
+def write_json(path: Path, values: dict) -> None:
+    """Write indented JSON, atomically."""
+    write_text(path, json.dumps(values, indent=1) + "\n")
+
+
+def clip_videos(result: ClipResult) -> ClipVideos:
+    """Ground truth, baseline and adapted video of a clip."""
+    name = f"{result.clip_id}.mp4"
+    return ClipVideos(
+        target=CLIPS / name, baseline=BASELINE / "videos" / name, adapted=ADAPT / "videos" / name
+    )
+
+
+def flat_settings(params: Params) -> dict[str, object]:
+    """``section.key`` to value, of the sections that results depend on."""
+    sections = params.model_dump(mode="json", exclude={"tracking", "cache"})
+    return pd.json_normalize(sections).iloc[0].to_dict()
+
+
+def hidden_size(params: Params) -> int:
+    """Width of the transformer."""
+    config = json.loads((params.model.path / "transformer" / "config.json").read_text())
+    return config["num_attention_heads"] * config["attention_head_dim"]
+
+
+def print_summary() -> None:
+    """Print the comparison table of the last run and where its report is.
+
+    Raises:
+        UserError: there is no finished run.
+    """
+    if not METRICS.exists():
+        raise UserError(f"{METRICS} not found: run `dvc repro` first")
+    comparisons, costs = json.loads(METRICS.read_text()), json.loads(COSTS.read_text())
+    best = json.loads(BEST.read_text())
+    print(f"{len(read_manifest(CLIPS))} clips, best of {best['trials']} trials: {best['settings']}\n")
+    print(
+        f"{'frames 34-65':<27}{'baseline':>10}{'adapted':>10}{'difference':>12}  {'95 % interval':<20}improved"
+    )
+    for name, values in comparisons.items():
+        interval = (
+            "-"
+            if values["interval_low"] is None
+            else f"{values['interval_low']:+.4f} .. {values['interval_high']:+.4f}"
+        )
+        print(
+            f"{METRIC_LABELS[name]:<27}{values['baseline']:>10.4f}{values['adapted']:>10.4f}"
+            f"{values['difference']:>+12.4f}  {interval:<20}{values['share_improved']:>7.0%}"
+        )
+    for name in ("adapt_seconds_per_clip", "generate_seconds_per_clip"):
+        label = name.replace("_", " ")
+        print(f"{label:<27}{costs['baseline'][name]:>10.2f}{costs['adapted'][name]:>10.2f}")
+    print(f"\nreport: {REPORT}\nplots:  {EVALUATE}, or `dvc plots show`")
+
+
+if __name__ == "__main__":
+    sys.exit(report_user_errors(main))

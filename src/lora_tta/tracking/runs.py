@@ -1,0 +1,95 @@
+"""MLflow runs: one parent a study, one child a trial, and the baseline and final runs beside them."""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.entities import Metric
+
+from lora_tta.config import TrackingParams
+from lora_tta.evaluation.results import clip_table, loss_table
+from lora_tta.experiment.runner import ClipRun, export_runs, mean_costs, mean_metrics
+
+KIND_TAG = "lora_tta.kind"
+# The most metrics that MLflow takes in one request.
+MAX_BATCH = 1000
+
+
+def open_experiment(params: TrackingParams) -> str:
+    """Point MLflow at the store and return the experiment's id, creating both where they are missing."""
+    mlflow.set_tracking_uri(params.uri)
+    experiment = mlflow.get_experiment_by_name(params.experiment)
+    if experiment is not None:
+        return experiment.experiment_id
+    params.artifact_root.mkdir(parents=True, exist_ok=True)
+    return mlflow.create_experiment(params.experiment, params.artifact_root.absolute().as_uri())
+
+
+@contextmanager
+def tracked_run(
+    experiment_id: str, name: str, kind: str, parent_run_id: str | None = None, run_id: str | None = None
+) -> Iterator[str]:
+    """A run that is open inside the ``with`` and ends as FINISHED, or as FAILED after an exception.
+
+    Args:
+        kind: ``study``, ``trial``, ``baseline`` or ``final``; a tag to filter by in the UI.
+        parent_run_id: makes it a child run.
+        run_id: continue this run.
+
+    Yields:
+        The run's id.
+    """
+    with mlflow.start_run(
+        run_id=run_id,
+        experiment_id=experiment_id,
+        run_name=name,
+        parent_run_id=parent_run_id,
+        tags={KIND_TAG: kind},
+    ) as run:
+        yield run.info.run_id
+
+
+def create_run(experiment_id: str, name: str, kind: str) -> str:
+    """A run to be filled later; returns its id."""
+    run = mlflow.MlflowClient().create_run(experiment_id, run_name=name, tags={KIND_TAG: kind})
+    return run.info.run_id
+
+
+def log_settings(settings: Mapping[str, object]) -> None:
+    """Log nested settings as parameters named ``section.key``."""
+    flat = pd.json_normalize(dict(settings)).iloc[0].to_dict()
+    mlflow.log_params({name: str(value) for name, value in flat.items()})
+
+
+def log_clip_runs(runs: Sequence[ClipRun], strips: Mapping[str, np.ndarray]) -> None:
+    """Log what a method did on its clips to the active run.
+
+    - the mean of every metric under its own name, each clip's value as the ``<metric>_per_clip`` series
+      whose step is the clip's place in the manifest, and all of them as the table ``clips.json``;
+    - the loss averaged over clips at every step;
+    - seconds per clip and peak memory;
+    - ``adapters/<clip>``, ``videos/<clip>.mp4``, and a strip of frames under the image key of the clip, so
+      that the UI's image grid sets the runs side by side.
+    """
+    results = [run.result for run in runs]
+    means = mean_metrics(results) | mean_costs(results)
+    metrics = [Metric(name, value, 0, 0) for name, value in means.items()]
+    for index, result in enumerate(results):
+        metrics += [
+            Metric(f"{name}_per_clip", value, 0, index) for name, value in result.metrics.summary.items()
+        ]
+    losses = loss_table(results).groupby("step")["loss"].mean()
+    metrics += [Metric("loss", float(loss), 0, step) for step, loss in losses.items()]
+    run_id = mlflow.active_run().info.run_id
+    for first in range(0, len(metrics), MAX_BATCH):
+        mlflow.MlflowClient().log_batch(run_id, metrics=metrics[first : first + MAX_BATCH])
+    mlflow.log_table(clip_table(results), "clips.json")
+    with tempfile.TemporaryDirectory() as folder:
+        export_runs(Path(folder), runs)
+        mlflow.log_artifacts(folder)
+    for run in runs:
+        mlflow.log_image(strips[run.clip.clip_id], key=run.clip.clip_id, step=0)

@@ -1,0 +1,51 @@
+"""Rendered training clips: scenes are drawn by loader workers and rendered where the model trains."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lora_tta.data.synthetic import TRAINING_CLASSES, Scene, draw_scene, render_scenes
+from lora_tta.training.recipe import Video
+
+
+class SceneDataset(Dataset):
+    """Scenes of the given classes, one seed each, counting up from `first_seed`; classes take turns."""
+
+    def __init__(
+        self, video: Video, first_seed: int, length: int, classes: tuple[str, ...] = TRAINING_CLASSES
+    ) -> None:
+        self.video, self.first_seed, self.length, self.classes = video, first_seed, length, classes
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        seed = self.first_seed + index
+        class_index = seed % len(self.classes)
+        scene = draw_scene(self.classes[class_index], seed, self.video.num_frames, self.video.fps)
+        return {**scene, "class_index": torch.tensor(class_index)}
+
+
+def render_videos(scenes: Scene, video: Video) -> Tensor:
+    """Render to what the VAE takes: (batch, 3, frames, height, width) in [-1, 1]."""
+    return render_scenes(scenes, video.height, video.width).transpose(1, 2) * 2 - 1
+
+
+def rendered_batches(
+    video: Video,
+    batch_size: int,
+    first_seed: int,
+    num_batches: int,
+    device: torch.device,
+    num_workers: int,
+    classes: tuple[str, ...] = TRAINING_CLASSES,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (videos, class indices): (batch, 3, frames, height, width) in [-1, 1], and (batch,)."""
+    dataset = SceneDataset(video, first_seed, num_batches * batch_size, classes)
+    loader = DataLoader(dataset, batch_size, num_workers=num_workers, pin_memory=device.type == "cuda")
+    for batch in loader:
+        scenes = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+        class_index = scenes.pop("class_index")
+        yield render_videos(scenes, video), class_index

@@ -1,0 +1,194 @@
+import hashlib
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from footage import CLIPS, encode, moving_frames
+
+from lora_tta.data.clips import Clip
+from lora_tta.data.transcode import ClipFormat, Reason, Rejection, transcode
+from lora_tta.data.ucf101 import Source
+from lora_tta.data.video import read_video
+
+FORMAT = ClipFormat(height=96, width=128, fps=24, window="first")
+FILM_RATE = Fraction(30000, 1001)
+
+
+def run(path: Path, output: Path, clip_format: ClipFormat = FORMAT) -> Clip | Rejection:
+    output.mkdir(exist_ok=True)
+    return transcode(Source(path, "PlayingCello", path.stem), path.parent, output, clip_format)
+
+
+def shown(output: Path, clip: Clip, source: np.ndarray) -> list[int]:
+    """Which frame of the source each frame of the clip shows."""
+    frames = read_video(output / clip.file_name).astype(np.float32)
+    return [int(np.square(source - frame).mean(axis=(1, 2, 3)).argmin()) for frame in frames]
+
+
+def test_a_clip_at_24_fps_keeps_every_frame(tmp_path):
+    source = moving_frames(65)
+    clip = run(encode(tmp_path / "v.avi", source), tmp_path / "out")
+    assert shown(tmp_path / "out", clip, source) == list(range(65))
+    assert (clip.source_frames, clip.source_fps, clip.window_start, clip.window_end) == (65, 24.0, 0, 65)
+    assert (clip.source, clip.caption, clip.fps, clip.height, clip.width) == (
+        "v.avi",
+        "playing cello",
+        24,
+        96,
+        128,
+    )
+    assert clip.sha256 == hashlib.sha256((tmp_path / "out" / "v.mp4").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(("fps", "num_frames"), [(25, 67), (FILM_RATE, 81), (60, 161)])
+def test_higher_rates_drop_frames_and_show_none_before_its_time(tmp_path, fps, num_frames):
+    source = moving_frames(num_frames)
+    clip = run(encode(tmp_path / "v.avi", source, fps), tmp_path / "out")
+    assert shown(tmp_path / "out", clip, source) == [int(k * Fraction(fps) / 24) for k in range(65)]
+    assert clip.source_fps == pytest.approx(float(fps), abs=1e-3)
+
+
+def test_lower_rates_repeat_frames(tmp_path):
+    source = moving_frames(40)
+    clip = run(encode(tmp_path / "v.mp4", source, fps=12), tmp_path / "out")
+    assert shown(tmp_path / "out", clip, source) == [k // 2 for k in range(65)]
+
+
+def test_matroska_times_in_milliseconds_neither_drop_nor_repeat(tmp_path):
+    source = moving_frames(70)
+    clip = run(encode(tmp_path / "v.mkv", source), tmp_path / "out")
+    assert shown(tmp_path / "out", clip, source) == list(range(65))
+
+
+def test_uneven_times_that_start_late(tmp_path):
+    """Frame n is shown from n/24 s, but frames 10-19 were never recorded: frame 9 stays on."""
+    source, kept = moving_frames(90), [*range(10), *range(20, 90)]
+    times = [Fraction(5) + Fraction(n, 24) for n in kept]
+    clip = run(encode(tmp_path / "v.mkv", source[kept], times=times), tmp_path / "out")
+    assert shown(tmp_path / "out", clip, source) == [9 if 10 <= k < 20 else k for k in range(65)]
+
+
+def test_b_frames_are_shown_in_order(tmp_path):
+    source = moving_frames(70)
+    path = encode(tmp_path / "v.avi", source, options={"bf": "2", "qmin": "2", "qmax": "2"})
+    assert shown(tmp_path / "out", run(path, tmp_path / "out"), source) == list(range(65))
+
+
+def test_the_middle_window(tmp_path):
+    source = moving_frames(95)
+    path = encode(tmp_path / "v.avi", source)
+    clip = run(path, tmp_path / "out", ClipFormat(96, 128, 24, "middle"))
+    assert (clip.window_start, clip.window_end) == (15, 80)
+    assert shown(tmp_path / "out", clip, source) == list(range(15, 80))
+
+
+def test_the_future_leaves_no_trace_in_the_conditioning_frames(tmp_path):
+    calm = moving_frames(65)
+    noisy = calm.copy()
+    noisy[33:] = np.random.default_rng(0).integers(0, 256, noisy[33:].shape, dtype=np.uint8)
+    for name, frames in (("calm", calm), ("noisy", noisy)):
+        run(encode(tmp_path / f"{name}.avi", frames), tmp_path / "out")
+    calm, noisy = (read_video(tmp_path / "out" / f"{name}.mp4") for name in ("calm", "noisy"))
+    assert (calm[:33] == noisy[:33]).all()
+    assert (calm[33:] != noisy[33:]).any()
+
+
+def test_the_clip_is_visually_lossless(tmp_path):
+    """Real footage already of the clip's size: the clip differs from it by its coding alone."""
+    path = CLIPS / "v_BoxingSpeedBag_g01_c01.mp4"
+    run(path, tmp_path / "out", ClipFormat(192, 336, 24, "first"))
+    error = read_video(path).astype(float) - read_video(tmp_path / "out" / f"{path.stem}.mp4")
+    assert (10 * np.log10(255**2 / np.square(error).mean(axis=(1, 2, 3))) > 42).all()
+
+
+def test_rotated_video_is_turned_upright(tmp_path):
+    path = tmp_path / "v.mp4"
+    frames = np.zeros((65, 32, 64, 3), np.uint8)
+    frames[:, :, :32] = 220  # left half white; shown after a quarter turn to the left: lower half white
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+        stream.set_display_rotation(90)
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
+        container.mux(stream.encode())
+    clip = run(path, tmp_path / "out", ClipFormat(64, 32, 24, "first"))
+    upright = read_video(tmp_path / "out" / clip.file_name)[0]
+    assert upright.shape == (64, 32, 3)
+    assert upright[:24].max() < 30
+    assert upright[40:].min() > 190
+
+
+def test_intact_but_too_short(tmp_path):
+    for path in (CLIPS / "h265_video.mp4", encode(tmp_path / "v.avi", moving_frames(66), fps=25)):
+        assert run(path, tmp_path / "out").reason == Reason.TOO_SHORT
+    assert not any((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("suffix", ["avi", "mp4", "mkv"])
+@pytest.mark.parametrize("kept", [0.05, 0.4, 0.9])
+def test_cut_files_are_truncated_even_where_65_frames_are_left(tmp_path, suffix, kept):
+    path = encode(tmp_path / f"v.{suffix}", moving_frames(160, 32, 48))
+    data = path.read_bytes()
+    path.write_bytes(data[: int(kept * len(data))])
+    assert run(path, tmp_path / "out").reason == Reason.TRUNCATED
+
+
+def test_a_streamable_mp4_cut_anywhere_is_truncated(tmp_path):
+    options = {"movflags": "+faststart"}
+    path = encode(tmp_path / "v.mp4", moving_frames(160, 32, 48), container_options=options)
+    data = path.read_bytes()
+    for kept in (len(data) // 2, len(data) - 20):
+        path.write_bytes(data[:kept])
+        assert run(path, tmp_path / "out").reason == Reason.TRUNCATED
+
+
+@pytest.mark.parametrize("data", [b"", b"<html>404 Not Found</html>", bytes(5000)])
+def test_what_is_no_video_is_unreadable(tmp_path, data):
+    path = tmp_path / "v.avi"
+    path.write_bytes(data)
+    assert run(path, tmp_path / "out").reason == Reason.UNREADABLE
+
+
+def test_damage_within_the_window_is_unreadable_and_after_it_harmless(tmp_path):
+    path = encode(tmp_path / "v.mp4", moving_frames(160), codec="libx264", options={"g": "200", "bf": "0"})
+    with av.open(str(path)) as container:
+        positions = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
+    data = path.read_bytes()
+    for frame, expected in ((30, Rejection), (120, Clip)):
+        position, size = positions[frame]
+        noise = np.random.default_rng(0).bytes(size - 8)
+        path.write_bytes(data[: position + 8] + noise + data[position + size :])
+        result = run(path, tmp_path / "out")
+        assert isinstance(result, expected)
+        if expected is Rejection:
+            assert result.reason == Reason.UNREADABLE
+
+
+def test_sound_alone_has_no_video(tmp_path):
+    path = tmp_path / "v.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert run(path, tmp_path / "out").reason == Reason.NO_VIDEO
+
+
+def test_an_output_that_cannot_be_written_is_an_error_not_a_rejection(tmp_path):
+    path = encode(tmp_path / "v.avi", moving_frames(65))
+    with pytest.raises(OSError, match="No such file"):
+        transcode(Source(path, "a", "v"), tmp_path, tmp_path / "missing", FORMAT)
+
+
+def test_workers_import_nothing_heavy():
+    code = (
+        "import sys, lora_tta.data.transcode as t; print({'torch', 'pydantic', 'pandas'} & set(sys.modules))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "set()"

@@ -1,0 +1,130 @@
+"""The published code's reference data, and pipelines made of models small enough for a test."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from safetensors.torch import load_file
+from transformers import ByT5Tokenizer, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+
+from lora_tta.models import OpenSoraContinuationPipeline
+from lora_tta.models.convert import convert_transformer, convert_vae
+
+REFERENCE = Path(__file__).parents[1] / "reference"
+TEXT_LENGTH = 16
+
+
+@pytest.fixture(scope="session")
+def reference_folder():
+    return REFERENCE
+
+
+@pytest.fixture(scope="session")
+def mmdit_config():
+    return json.loads((REFERENCE / "mmdit_config.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def vae_config():
+    return json.loads((REFERENCE / "vae_config.json").read_text())
+
+
+@pytest.fixture
+def mmdit_state_dict():
+    return load_file(REFERENCE / "mmdit.safetensors")
+
+
+@pytest.fixture
+def mmdit_io():
+    return load_file(REFERENCE / "mmdit_io.safetensors")
+
+
+@pytest.fixture
+def vae_io():
+    return load_file(REFERENCE / "vae_io.safetensors")
+
+
+@pytest.fixture
+def transformer(mmdit_state_dict, mmdit_config):
+    return convert_transformer(mmdit_state_dict, mmdit_config)
+
+
+@pytest.fixture
+def transformer_inputs(mmdit_io):
+    """Arguments of one forward pass: t = 0.37, 17 latent frames, 16 text tokens."""
+    return {
+        "hidden_states": mmdit_io["packed_tokens"],
+        "img_ids": mmdit_io["img_ids"][0],
+        "encoder_hidden_states": mmdit_io["t5"],
+        "txt_ids": torch.zeros(TEXT_LENGTH, 3),
+        "timestep": mmdit_io["timestep"],
+        "pooled_projections": mmdit_io["clip"],
+        "condition": mmdit_io["packed_condition"],
+    }
+
+
+@pytest.fixture(scope="session")
+def vae(vae_config):
+    return convert_vae(load_file(REFERENCE / "vae.safetensors"), vae_config)
+
+
+@pytest.fixture(scope="session")
+def text_components():
+    """A T5 encoder and a CLIP text model over bytes, of the widths the reference transformer expects."""
+    torch.manual_seed(0)
+    t5 = T5Config(vocab_size=384, d_model=48, d_kv=12, d_ff=32, num_layers=1, num_heads=4)
+    clip = CLIPTextConfig(
+        vocab_size=384,
+        hidden_size=24,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=TEXT_LENGTH,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    return {
+        "tokenizer": ByT5Tokenizer(model_max_length=TEXT_LENGTH),
+        "text_encoder": T5EncoderModel(t5).eval(),
+        "tokenizer_2": ByT5Tokenizer(model_max_length=TEXT_LENGTH),
+        "text_encoder_2": CLIPTextModel(clip).eval(),
+    }
+
+
+@pytest.fixture
+def pipeline(transformer, vae, text_components):
+    """A pipeline with every component; 17 latent frames of 4x6 take some milliseconds a step."""
+    pipeline = OpenSoraContinuationPipeline(
+        transformer=transformer, vae=vae, scheduler=FlowMatchEulerDiscreteScheduler(), **text_components
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture
+def embeddings_only_pipeline(transformer):
+    """A pipeline of a transformer and a scheduler alone."""
+    pipeline = OpenSoraContinuationPipeline(
+        transformer=transformer, vae=None, scheduler=FlowMatchEulerDiscreteScheduler()
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture
+def embeddings(mmdit_io):
+    """The reference text embeddings as arguments of the pipeline."""
+    return {
+        "prompt_embeds": mmdit_io["t5"],
+        "pooled_prompt_embeds": mmdit_io["clip"],
+        "negative_prompt_embeds": mmdit_io["t5_negative"],
+        "negative_pooled_prompt_embeds": mmdit_io["clip_negative"],
+    }
+
+
+@pytest.fixture(scope="session")
+def relative_error():
+    """Norm of the difference of two tensors relative to the second's."""
+    return lambda actual, expected: ((actual - expected).norm() / expected.norm()).item()

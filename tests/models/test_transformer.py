@@ -1,0 +1,118 @@
+import pytest
+import torch
+
+from lora_tta.models import OpenSoraTransformer3DModel
+from lora_tta.models.scheduling import add_noise, velocity_target
+from lora_tta.models.transformer import OpenSoraRotaryPosEmbed, apply_rotary_emb
+
+
+def test_forward_matches_the_published_code(transformer, transformer_inputs, mmdit_io, relative_error):
+    with torch.no_grad():
+        velocity = transformer(**transformer_inputs).sample
+    assert relative_error(velocity, mmdit_io["velocity"]) < 1e-5
+
+
+def test_training_loss_and_gradient_match_the_published_code(
+    transformer, transformer_inputs, mmdit_io, relative_error
+):
+    from lora_tta.models.packing import pack_latents
+
+    latents, noise = pack_latents(mmdit_io["latent_noise"]), pack_latents(mmdit_io["train_noise"])
+    timestep = mmdit_io["train_timestep"]
+    transformer_inputs |= {"hidden_states": add_noise(latents, noise, timestep), "timestep": timestep}
+    velocity = transformer(**transformer_inputs).sample
+    loss = torch.nn.functional.mse_loss(velocity, velocity_target(latents, noise))
+    loss.backward()
+
+    assert relative_error(loss, mmdit_io["train_loss"][0]) < 1e-5
+    gradient = transformer.single_transformer_blocks[0].attn.to_q.weight.grad
+    assert relative_error(gradient, mmdit_io["train_grad_single0_q"]) < 1e-5
+
+
+def test_gradient_checkpointing_changes_nothing(transformer, transformer_inputs):
+    def gradients():
+        transformer.zero_grad()
+        transformer(**transformer_inputs).sample.square().mean().backward()
+        return {name: parameter.grad.clone() for name, parameter in transformer.named_parameters()}
+
+    plain = gradients()
+    transformer.train()
+    transformer.enable_gradient_checkpointing()
+    recomputed = gradients()
+    assert all(torch.equal(plain[name], recomputed[name]) for name in plain)
+
+
+def test_batch_rows_are_independent(transformer, transformer_inputs):
+    other = {
+        name: torch.randn_like(value)
+        for name, value in transformer_inputs.items()
+        if name not in ("img_ids", "txt_ids", "timestep")
+    } | {"timestep": torch.tensor([0.9])}
+    both = transformer_inputs | {
+        name: torch.cat((transformer_inputs[name], other[name])) for name in other
+    }
+    with torch.no_grad():
+        first = transformer(**transformer_inputs).sample
+        second = transformer(**(transformer_inputs | other)).sample
+        torch.testing.assert_close(transformer(**both).sample, torch.cat((first, second)), rtol=1e-4, atol=1e-5)
+
+
+def test_token_positions_may_have_a_batch_axis(transformer, transformer_inputs):
+    with torch.no_grad():
+        expected = transformer(**transformer_inputs, return_dict=False)[0]
+        transformer_inputs["img_ids"] = transformer_inputs["img_ids"][None]
+        transformer_inputs["txt_ids"] = transformer_inputs["txt_ids"][None]
+        assert torch.equal(transformer(**transformer_inputs).sample, expected)
+
+
+def test_bfloat16_stays_close_to_float32(transformer, transformer_inputs, relative_error):
+    with torch.no_grad():
+        expected = transformer(**transformer_inputs).sample
+        kept = ("img_ids", "txt_ids", "timestep")
+        inputs = {
+            name: value if name in kept else value.bfloat16() for name, value in transformer_inputs.items()
+        }
+        velocity = transformer.bfloat16()(**inputs).sample
+    assert velocity.dtype == torch.bfloat16
+    assert relative_error(velocity.float(), expected) < 0.05
+
+
+def test_save_and_load_round_trip(transformer, transformer_inputs, tmp_path):
+    transformer.save_pretrained(tmp_path, max_shard_size="500KB")
+    loaded = OpenSoraTransformer3DModel.from_pretrained(tmp_path)
+    assert loaded.config.axes_dims_rope == [4, 14, 14]
+    with torch.no_grad():
+        assert torch.equal(
+            loaded(**transformer_inputs).sample, transformer(**transformer_inputs).sample
+        )
+
+
+def test_default_sizes_are_the_published_ones():
+    with torch.device("meta"):
+        transformer = OpenSoraTransformer3DModel()
+    assert transformer.num_parameters() == pytest.approx(11.89e9, rel=1e-3)
+
+
+def test_condition_is_required_exactly_when_configured(transformer, transformer_inputs):
+    transformer_inputs["condition"] = None
+    with pytest.raises(ValueError, match="needs a condition"):
+        transformer(**transformer_inputs)
+
+
+def test_rotary_axes_must_fill_the_head():
+    with pytest.raises(ValueError, match="must add up to the head width 128"):
+        OpenSoraTransformer3DModel(axes_dims_rope=(16, 56, 28))
+
+
+def test_rotary_attention_depends_on_relative_positions_only():
+    rotary = OpenSoraRotaryPosEmbed((4, 6, 6), theta=10000)
+    query, key = torch.randn(2, 1, 1, 1, 16)
+
+    def score(query_id, key_id):
+        rotated = [
+            apply_rotary_emb(x, rotary(torch.tensor([ids]))) for x, ids in ((query, query_id), (key, key_id))
+        ]
+        return (rotated[0] * rotated[1]).sum()
+
+    torch.testing.assert_close(score([5, 2, 9], [3, 7, 4]), score([6, 4, 12], [4, 9, 7]), rtol=1e-4, atol=1e-5)
+    assert (score([5, 2, 9], [3, 7, 4]) - score([5, 2, 9], [3, 8, 4])).abs() > 1e-3
