@@ -83,10 +83,14 @@ def _set_params(arguments: argparse.Namespace) -> None:
 
 
 def _import_ucf101(arguments: argparse.Namespace) -> None:
-    from lora_tta.data.ucf101 import import_ucf101
+    from lora_tta.data.ucf101_import import import_ucf101
 
     root = load_params(PARAMS_FILE).data.root
-    import_ucf101(arguments.source, root, lists=arguments.lists, replace=arguments.replace)
+    counts = import_ucf101(arguments.source, root, lists=arguments.lists, replace=arguments.replace)
+    print(
+        f"{root}: {counts.imported} clips imported, {counts.already_there} were there, {counts.removed} removed; "
+        f"{counts.classes} classes, {counts.lists} lists"
+    )
     subprocess.run(["dvc", "add", str(root)], check=True)
 
 

@@ -34,8 +34,8 @@ class DataParams(Section):
 class PreprocessParams(Section):
     """Raw clips to 65-frame H.264 clips; sizes in pixels, ``fps`` in frames per second."""
 
-    height: Annotated[int, Field(ge=16, multiple_of=16)]
-    width: Annotated[int, Field(ge=16, multiple_of=16)]
+    height: Annotated[int, Field(ge=32, multiple_of=16)]
+    width: Annotated[int, Field(ge=32, multiple_of=16)]
     fps: PositiveInt
     window: Literal["first", "middle"]
     num_clips: PositiveInt | None

@@ -26,10 +26,14 @@ def encode(
     fps: Fraction | int = 24,
     codec: str = "mpeg4",
     times: list[Fraction] | None = None,
+    frame_numbers: list[int] | None = None,
     options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
 ) -> Path:
-    """Write a raw video as a camera or data set would; ``times`` in seconds replace the constant rate."""
+    """Write a raw video as a camera or data set would.
+
+    ``times`` in seconds replace the constant rate; ``frame_numbers`` keep it, but leave frames out.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     options = options or {"flags": "+qscale", "global_quality": str(118 * 2)}
     with av.open(str(path), "w", options=container_options or {}) as container:
@@ -41,7 +45,9 @@ def encode(
         for index, array in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(array)
             frame.time_base = time_base
-            frame.pts = round(times[index] / time_base) if times else index
+            frame.pts = (
+                round(times[index] / time_base) if times else (frame_numbers or range(len(frames)))[index]
+            )
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path

@@ -48,7 +48,9 @@ def test_a_clip_at_24_fps_keeps_every_frame(tmp_path):
 def test_higher_rates_drop_frames_and_show_none_before_its_time(tmp_path, fps, num_frames):
     source = moving_frames(num_frames)
     clip = run(encode(tmp_path / "v.avi", source, fps), tmp_path / "out")
-    assert shown(tmp_path / "out", clip, source) == [int(k * Fraction(fps) / 24) for k in range(65)]
+    millisecond = Fraction(1, 1000)
+    expected = [int((Fraction(k, 24) + millisecond) * Fraction(fps)) for k in range(65)]
+    assert shown(tmp_path / "out", clip, source) == expected
     assert clip.source_fps == pytest.approx(float(fps), abs=1e-3)
 
 
@@ -132,7 +134,7 @@ def test_intact_but_too_short(tmp_path):
 @pytest.mark.parametrize("suffix", ["avi", "mp4", "mkv"])
 @pytest.mark.parametrize("kept", [0.05, 0.4, 0.9])
 def test_cut_files_are_truncated_even_where_65_frames_are_left(tmp_path, suffix, kept):
-    path = encode(tmp_path / f"v.{suffix}", moving_frames(160, 32, 48))
+    path = encode(tmp_path / f"v.{suffix}", moving_frames(160))
     data = path.read_bytes()
     path.write_bytes(data[: int(kept * len(data))])
     assert run(path, tmp_path / "out").reason == Reason.TRUNCATED
@@ -151,7 +153,8 @@ def test_a_streamable_mp4_cut_anywhere_is_truncated(tmp_path):
 def test_what_is_no_video_is_unreadable(tmp_path, data):
     path = tmp_path / "v.avi"
     path.write_bytes(data)
-    assert run(path, tmp_path / "out").reason == Reason.UNREADABLE
+    rejection = run(path, tmp_path / "out")
+    assert rejection == Rejection("v.avi", Reason.UNREADABLE, "Invalid data found when processing input")
 
 
 def test_damage_within_the_window_is_unreadable_and_after_it_harmless(tmp_path):
@@ -192,3 +195,13 @@ def test_workers_import_nothing_heavy():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "set()"
+
+
+def test_a_whole_avi_may_leave_out_frames_that_repeat_the_one_before(tmp_path):
+    source = moving_frames(100)
+    source[40:44] = source[39]
+    kept = [n for n in range(100) if not 40 <= n < 44]
+    path = encode(tmp_path / "v.avi", source[kept], frame_numbers=kept)
+    clip = run(path, tmp_path / "out")
+    expected = [39 if 40 <= k < 44 else k for k in range(65)]
+    assert shown(tmp_path / "out", clip, source) == expected

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from lora_tta.models import OpenSoraTransformer3DModel
+from lora_tta.models.packing import pack_latents
 from lora_tta.models.scheduling import add_noise, velocity_target
 from lora_tta.models.transformer import OpenSoraRotaryPosEmbed, apply_rotary_emb
 
@@ -15,8 +16,6 @@ def test_forward_matches_the_published_code(transformer, transformer_inputs, mmd
 def test_training_loss_and_gradient_match_the_published_code(
     transformer, transformer_inputs, mmdit_io, relative_error
 ):
-    from lora_tta.models.packing import pack_latents
-
     latents, noise = pack_latents(mmdit_io["latent_noise"]), pack_latents(mmdit_io["train_noise"])
     timestep = mmdit_io["train_timestep"]
     transformer_inputs |= {"hidden_states": add_noise(latents, noise, timestep), "timestep": timestep}
@@ -48,21 +47,28 @@ def test_batch_rows_are_independent(transformer, transformer_inputs):
         for name, value in transformer_inputs.items()
         if name not in ("img_ids", "txt_ids", "timestep")
     } | {"timestep": torch.tensor([0.9])}
-    both = transformer_inputs | {
-        name: torch.cat((transformer_inputs[name], other[name])) for name in other
-    }
+    both = transformer_inputs | {name: torch.cat((transformer_inputs[name], other[name])) for name in other}
     with torch.no_grad():
         first = transformer(**transformer_inputs).sample
         second = transformer(**(transformer_inputs | other)).sample
-        torch.testing.assert_close(transformer(**both).sample, torch.cat((first, second)), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            transformer(**both).sample, torch.cat((first, second)), rtol=1e-4, atol=1e-5
+        )
 
 
-def test_token_positions_may_have_a_batch_axis(transformer, transformer_inputs):
+@pytest.mark.parametrize("ids", [("img_ids", "txt_ids"), ("img_ids",)])
+def test_token_positions_may_have_a_batch_axis(transformer, transformer_inputs, ids):
     with torch.no_grad():
         expected = transformer(**transformer_inputs, return_dict=False)[0]
-        transformer_inputs["img_ids"] = transformer_inputs["img_ids"][None]
-        transformer_inputs["txt_ids"] = transformer_inputs["txt_ids"][None]
-        assert torch.equal(transformer(**transformer_inputs).sample, expected)
+        batched = {name: transformer_inputs[name][None] for name in ids}
+        assert torch.equal(transformer(**(transformer_inputs | batched)).sample, expected)
+
+
+def test_blocks_compile_without_graph_breaks(transformer, transformer_inputs):
+    with torch.no_grad():
+        expected = transformer(**transformer_inputs).sample
+        transformer.compile_repeated_blocks(fullgraph=True, backend="eager")
+        torch.testing.assert_close(transformer(**transformer_inputs).sample, expected)
 
 
 def test_bfloat16_stays_close_to_float32(transformer, transformer_inputs, relative_error):
@@ -79,12 +85,11 @@ def test_bfloat16_stays_close_to_float32(transformer, transformer_inputs, relati
 
 def test_save_and_load_round_trip(transformer, transformer_inputs, tmp_path):
     transformer.save_pretrained(tmp_path, max_shard_size="500KB")
-    loaded = OpenSoraTransformer3DModel.from_pretrained(tmp_path)
+    # Memory-mapped weights lie unaligned, for which PyTorch rounds differently in the last bit.
+    loaded = OpenSoraTransformer3DModel.from_pretrained(tmp_path, disable_mmap=True)
     assert loaded.config.axes_dims_rope == [4, 14, 14]
     with torch.no_grad():
-        assert torch.equal(
-            loaded(**transformer_inputs).sample, transformer(**transformer_inputs).sample
-        )
+        assert torch.equal(loaded(**transformer_inputs).sample, transformer(**transformer_inputs).sample)
 
 
 def test_default_sizes_are_the_published_ones():
@@ -114,5 +119,7 @@ def test_rotary_attention_depends_on_relative_positions_only():
         ]
         return (rotated[0] * rotated[1]).sum()
 
-    torch.testing.assert_close(score([5, 2, 9], [3, 7, 4]), score([6, 4, 12], [4, 9, 7]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        score([5, 2, 9], [3, 7, 4]), score([6, 4, 12], [4, 9, 7]), rtol=1e-4, atol=1e-5
+    )
     assert (score([5, 2, 9], [3, 7, 4]) - score([5, 2, 9], [3, 8, 4])).abs() > 1e-3

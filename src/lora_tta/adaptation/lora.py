@@ -39,16 +39,13 @@ def fresh_adapter(
         init_lora_weights=True,
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if _holds(transformer, config):
-            for layer in _lora_layers(transformer):
-                _reset(layer)
-        else:
+        if not _holds(transformer, config):
             remove_adapter(transformer)
             transformer.requires_grad_(False)
             transformer.add_adapter(config, ADAPTER)
-            for layer in _lora_layers(transformer):
-                _reset(layer)
+        torch.manual_seed(seed)
+        for layer in _lora_layers(transformer):
+            _reset(layer)
     return [parameter for name, parameter in transformer.named_parameters() if "lora_" in name]
 
 
@@ -85,7 +82,8 @@ def save_adapter(folder: Path, config: PeftConfig, state: dict[str, Tensor]) -> 
     save_file(
         {f"{PEFT_PREFIX}{name}": tensor.contiguous() for name, tensor in state.items()},
         folder / WEIGHTS_NAME,
-        metadata={"format": "pt", "lora_adapter_metadata": json.dumps(settings, sort_keys=True)},
+        # One entry only: safetensors writes several in random order, and equal adapters shall be equal files.
+        metadata={"lora_adapter_metadata": json.dumps(settings, sort_keys=True)},
     )
 
 

@@ -81,10 +81,10 @@ def preprocess(
 def _find_sources(data: DataParams) -> tuple[list[Source], int]:
     """The raw videos to choose from, and how many listed ones are missing."""
     if not data.root.is_dir():
-        raise UserError(f"data.root {data.root} is not a folder: create it with make-data or import-ucf101")
+        raise UserError(f"data.root {data.root} is not a folder: create it with dvc pull or import-ucf101")
     sources, missing = find_videos(data.root), []
     if not sources:
-        raise UserError(f"data.root {data.root} holds no videos: fill it with make-data or import-ucf101")
+        raise UserError(f"data.root {data.root} holds no videos: fill it with dvc pull or import-ucf101")
     if data.split_list is not None:
         sources, missing = select_listed(sources, read_split_list(data.split_list))
         if not sources:

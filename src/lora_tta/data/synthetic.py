@@ -72,7 +72,7 @@ def _signed(rng: np.random.Generator, low: float, high: float) -> float:
 def _texture(rng: np.random.Generator, held_out: bool, kind: str | None = None) -> dict:
     """Draw a texture. Held-out classes have their own kinds (dots, rings) and warmer, darker colours."""
     kind = kind or rng.choice(("dots", "rings") if held_out else ("plaid", "checks", "stripes", "cloud"))
-    angle, wavelength = rng.uniform(0, 2 * np.pi), rng.uniform(0.26, 0.5)
+    angle, wavelength = rng.uniform(0, 2 * np.pi), rng.uniform(0.3, 0.55)
     turns = {
         "plaid": (0.0, 0.5, 0.25),
         "checks": (0.0, 0.5, 0.25),
@@ -93,10 +93,10 @@ def _texture(rng: np.random.Generator, held_out: bool, kind: str | None = None) 
         "stripes": (1.0, 0.5, 0.4, 0.0, 0.0),
     }.get(kind, (1.0, 0.8, 0.6, 0.0, 0.0))
     hues = rng.normal(size=(NUM_WAVES + 2, 3))
-    hues += 1.2 * np.sign(hues.sum(axis=1, keepdims=True))  # mostly brightness, partly colour
+    hues += 0.25 * np.sign(hues.sum(axis=1, keepdims=True))  # brightness varies somewhat more than colour
     hues /= np.abs(hues).max(axis=1, keepdims=True)
     colours = hues * np.array(weights)[:, None]
-    colours *= rng.uniform(0.36, 0.46) / np.abs(colours).sum(axis=0).mean()
+    colours *= rng.uniform(0.26, 0.36) / np.abs(colours).sum(axis=0).mean()
     base = rng.normal((0.52, 0.42, 0.32), 0.04) if held_out else rng.uniform(0.36, 0.64, 3)
     return {
         "base": base,
@@ -104,7 +104,7 @@ def _texture(rng: np.random.Generator, held_out: bool, kind: str | None = None) 
         "waves": waves,
         "phases": rng.uniform(0, 2 * np.pi, NUM_WAVES + 2),
         "gain": 1.6 if kind == "checks" else rng.uniform(0.1, 0.8),
-        "ring_frequency": 2 * np.pi / rng.uniform(0.26, 0.4),
+        "ring_frequency": 2 * np.pi / rng.uniform(0.3, 0.45),
         "ring_centre": rng.uniform(-0.3, 0.3, 2) if kind == "rings" else np.zeros(2),
         "spokes": float(rng.integers(3, 7)),
     }

@@ -23,15 +23,15 @@ from lora_tta.data.video import encode_h264
 
 # Containers round time stamps, Matroska to a millisecond: a frame counts as on time up to this.
 _TIME_TOLERANCE = Fraction(1, 1000)
-# AVI headers may promise a frame or two more than were ever written.
-_MISSING_FRAMES_TOLERANCE = 0.02
+# A whole AVI may lack some of the frames it promises: encoders leave those out that repeat the one before.
+_LEFT_OUT_TOLERANCE = 0.1
 
 
 class Reason(StrEnum):
     """Why a raw video gives no clip."""
 
     TOO_SHORT = "too_short"  # intact, but less than 65 frames at the target rate
-    TRUNCATED = "truncated"  # the file ends before what its container promises
+    TRUNCATED = "truncated"  # the file ends before the frames its container promises, wherever the window is
     UNREADABLE = "unreadable"  # cannot be opened, or not decoded without errors up to the window's end
     NO_VIDEO = "no_video"  # opens, but holds no moving pictures
 
@@ -106,7 +106,7 @@ def transcode(source: Source, root: Path, output: Path, clip_format: ClipFormat)
 def read_timing(path: Path) -> Timing:
     """Count a video's frames and their mean interval, reading every packet but decoding none."""
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="ignore") as container:
             stream = _video_stream(container)
             promised, rate = stream.frames, stream.average_rate
             time_base = stream.time_base
@@ -123,10 +123,10 @@ def read_timing(path: Path) -> Timing:
     except (av.FFmpegError, OSError) as error:
         raise _opening_failure(path, error) from None
     missing = promised - num_packets
-    if corrupt or missing > max(1, _MISSING_FRAMES_TOLERANCE * promised):
-        raise _RejectedError(Reason.TRUNCATED, f"{num_packets} of {promised} frames are in the file")
-    if not promised and is_cut_short(path):
-        raise _RejectedError(Reason.TRUNCATED, f"the file ends early, after {num_packets} frames")
+    cut_short = (missing > 0 or not promised) and is_cut_short(path)
+    if corrupt or cut_short or missing > _LEFT_OUT_TOLERANCE * promised:
+        of_promised = f" of {promised}" if promised else ""
+        raise _RejectedError(Reason.TRUNCATED, f"the file ends after {num_packets}{of_promised} frames")
     if len(times) < 2:
         interval = 1 / rate if rate else Fraction(0)
     else:
@@ -177,7 +177,7 @@ def _decode_window(
     """The cropped and resized frames of the window, and their colour matrix."""
     scaler, scaled = None, []
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="ignore") as container:
             stream = _video_stream(container)
             stream.codec_context.thread_count = 1  # the processes are parallel already
             decoded = _intact_frames(container.decode(stream))
@@ -197,6 +197,8 @@ def _intact_frames(frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
     for number, frame in enumerate(frames):
         if frame.is_corrupt:
             raise _RejectedError(Reason.UNREADABLE, f"frame {number} is damaged")
+        if frame.pts is None:
+            raise _RejectedError(Reason.UNREADABLE, f"frame {number} has no time stamp")
         yield frame
 
 
@@ -205,6 +207,8 @@ def _video_stream(container: av.container.InputContainer) -> av.VideoStream:
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic:
             return stream
+    if is_cut_short(Path(container.name)):
+        raise _RejectedError(Reason.TRUNCATED, "the file ends within its index")
     raise _RejectedError(Reason.NO_VIDEO, "there is no video stream")
 
 
@@ -219,5 +223,5 @@ def _opening_failure(path: Path, error: Exception) -> _RejectedError:
 
 
 def _one_line(error: Exception) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split())
+    # FFmpeg's own words, without the path of the file on this machine.
+    return " ".join((getattr(error, "strerror", None) or str(error)).split())

@@ -60,7 +60,7 @@ def import_ucf101(source: Path, root: Path, lists: Path | None = None, replace: 
         if others and not replace:
             raise UserError(
                 f"{root} already holds {len(others)} other videos, such as {others[0]}: "
-                "give an empty --root, or --replace to remove them"
+                "empty it, or give --replace to remove them"
             )
         for path in others:
             path.unlink()

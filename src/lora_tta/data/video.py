@@ -20,6 +20,7 @@ from lora_tta.data.clips import CONDITIONING_FRAMES, NUM_FRAMES, Clip
 from lora_tta.data.frames import BT709, RGBConverter
 from lora_tta.errors import UserError
 
+# At least 44 dB for every frame of the real footage tried at 192x336; continuations are near 16 dB.
 QUANTISER = 10
 
 _X264_PARAMS = ":".join(

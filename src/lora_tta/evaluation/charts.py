@@ -68,7 +68,7 @@ class BarChart:
 
 @dataclass(frozen=True)
 class IntervalMark:
-    """A mean difference with its interval, in 0..100: 50 is no difference, above is better; no ends with one clip."""
+    """A mean difference and its interval in 0..100: 50 is no difference, above is better."""
 
     mean: float
     low: float | None
@@ -111,7 +111,9 @@ def difference_chart(differences: Mapping[str, float], direction: Direction, dec
         )
         for index, (clip_id, value) in enumerate(ordered)
     ]
-    return BarChart(Axes([], _ticks(y_ticks, y_scale)), bars, round(zero, 2), round(y_scale(np.mean(values)), 2))
+    return BarChart(
+        Axes([], _ticks(y_ticks, y_scale)), bars, round(zero, 2), round(y_scale(np.mean(values)), 2)
+    )
 
 
 def interval_mark(comparison: PairedComparison) -> IntervalMark:
@@ -147,5 +149,3 @@ class _Scale:
 
     def __call__(self, value: float) -> float:
         return self.start + self.slope * (value - self.low)
-
-

@@ -94,9 +94,7 @@ class ContinuationMetrics:
 
 
 def _psnr_per_frame(frames: Tensor, reference: Tensor) -> Tensor:
-    psnr = peak_signal_noise_ratio(
-        frames, reference, data_range=DATA_RANGE, dim=(1, 2, 3), reduction="none"
-    )
+    psnr = peak_signal_noise_ratio(frames, reference, data_range=DATA_RANGE, dim=(1, 2, 3), reduction="none")
     return psnr.clamp(max=MAX_PSNR)
 
 
@@ -113,7 +111,9 @@ def _in_batches(metric: Callable[[Tensor, Tensor], Tensor], frames: Tensor, refe
 def _check_frames(generated: np.ndarray, target: np.ndarray) -> None:
     for name, frames in (("generated", generated), ("target", target)):
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
-            raise ValueError(f"{name} must be (frames, height, width, 3) uint8: {frames.shape} {frames.dtype}")
+            raise ValueError(
+                f"{name} must be (frames, height, width, 3) uint8: {frames.shape} {frames.dtype}"
+            )
     if generated.shape != target.shape:
         raise ValueError(f"generated and target differ in shape: {generated.shape} and {target.shape}")
     if len(generated) < 2:

@@ -96,8 +96,8 @@ def load_perceptual_distance(
             "or set evaluation.lpips to 'auto'"
         )
     logger.warning(
-        "\n%s\nLPIPS IS NOT AVAILABLE: %s.\nThe run measures '%s' with an untrained backbone instead. It is not "
-        "LPIPS; never compare the two.\nFor LPIPS, download %s\nto %s\n%s",
+        "\n%s\nLPIPS IS NOT AVAILABLE: %s.\nThe run measures '%s' with an untrained backbone instead. "
+        "It is not LPIPS; never compare the two.\nFor LPIPS, download %s\nto %s\n%s",
         *("=" * 100, problem, UNTRAINED_NAME, weights_url, file, "=" * 100),
     )
     return _untrained_distance(problem).to(device)

@@ -33,7 +33,7 @@ def clip_differences(
 
 
 def loss_curve(adapted: Sequence[ClipResult]) -> pd.DataFrame:
-    """Training loss over the clips that reached a step: ``step``, ``mean``, ``quartile_1``, ``quartile_3``."""
+    """Loss over the clips that reached a step: ``step``, ``mean``, ``quartile_1``, ``quartile_3``."""
     losses = loss_table(adapted).groupby("step")["loss"]
     return pd.DataFrame(
         {"mean": losses.mean(), "quartile_1": losses.quantile(0.25), "quartile_3": losses.quantile(0.75)}

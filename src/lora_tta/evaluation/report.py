@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lora_tta.evaluation.charts import difference_chart, interval_mark, line_chart
+from lora_tta.data.clips import CONDITIONING_FRAMES, NUM_FRAMES
+from lora_tta.evaluation.charts import BarChart, LineChart, difference_chart, interval_mark, line_chart
 from lora_tta.evaluation.files import write_text
 from lora_tta.evaluation.metrics import METRIC_DIRECTIONS, METRIC_LABELS
 from lora_tta.evaluation.perceptual import TRAINED_NAME, UNTRAINED_NAME
@@ -52,7 +53,6 @@ class ReportContext:
         trials: one row a trial, None without a search.
         figures: trusted HTML fragments for the search section, inserted as they are. They must bring what
             they need (plotly: ``include_plotlyjs=True`` on the first).
-        num_condition_frames: frames that the model saw.
     """
 
     title: str
@@ -68,7 +68,6 @@ class ReportContext:
     untrained_because: str | None
     trials: pd.DataFrame | None
     figures: Sequence[str]
-    num_condition_frames: int = 33
 
 
 def write_report(path: Path, context: ReportContext) -> None:
@@ -91,6 +90,8 @@ def write_report(path: Path, context: ReportContext) -> None:
         labels=METRIC_LABELS,
         directions=METRIC_DIRECTIONS,
         untrained_name=UNTRAINED_NAME,
+        conditioning_frames=CONDITIONING_FRAMES,
+        num_frames=NUM_FRAMES,
         pairs=pair_results(context.baseline, context.adapted),
         intervals={name: interval_mark(comparison) for name, comparison in context.comparisons.items()},
         difference_charts={name: _difference_chart(context, name) for name in context.comparisons},
@@ -102,18 +103,18 @@ def write_report(path: Path, context: ReportContext) -> None:
     write_text(path, page)
 
 
-def _difference_chart(context: ReportContext, metric: str) -> object:
+def _difference_chart(context: ReportContext, metric: str) -> BarChart:
     table = clip_differences(context.baseline, context.adapted, metric)
     differences = dict(zip(table["clip_id"], table["difference"], strict=True))
     return difference_chart(differences, METRIC_DIRECTIONS[metric], DIFFERENCE_DECIMALS[metric])
 
 
-def _frame_chart(context: ReportContext, metric: str) -> object:
+def _frame_chart(context: ReportContext, metric: str) -> LineChart:
     curve = frame_curve(context.baseline, context.adapted, metric)
     return line_chart(curve["frame"].tolist(), {side: curve[side] for side in ("baseline", "adapted")})
 
 
-def _loss_chart(adapted: Sequence[ClipResult]) -> object | None:
+def _loss_chart(adapted: Sequence[ClipResult]) -> LineChart | None:
     losses = loss_curve(adapted)
     if losses.empty:
         return None
@@ -168,6 +169,6 @@ def _cell(value: object) -> str:
     """A setting or a cell of the trials table; numbers short, lists plain, nothing for a missing value."""
     if isinstance(value, list | tuple):
         return ", ".join(map(_cell, value))
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if pd.isna(value):
         return "\N{EN DASH}"
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -17,13 +17,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lora_tta.data.clips import CONDITIONING_FRAMES
 from lora_tta.errors import UserError
 from lora_tta.evaluation.files import write_csv
 from lora_tta.evaluation.metrics import METRIC_DIRECTIONS, ClipMetrics
 from lora_tta.evaluation.statistics import PairedComparison, paired_comparison
-
-FIRST_FRAME = 34
-"""Number of the first generated frame, counted from 1."""
 
 COST_COLUMNS = ("adapt_seconds", "generate_seconds", "peak_memory_bytes")
 
@@ -93,7 +91,7 @@ def loss_table(results: Sequence[ClipResult]) -> pd.DataFrame:
     rows = [
         (result.clip_id, step, loss) for result in results for step, loss in enumerate(result.losses, start=1)
     ]
-    return pd.DataFrame(rows, columns=["clip_id", "step", "loss"])
+    return pd.DataFrame(rows, columns=["clip_id", "step", "loss"]).astype({"step": int, "loss": float})
 
 
 def write_results(folder: Path, results: Sequence[ClipResult]) -> None:
@@ -173,7 +171,10 @@ def compare(
     pairs = pair_results(baseline, adapted)
     return {
         name: paired_comparison(
-            *(np.array([result.metrics.summary[name] for result in side]) for side in zip(*pairs, strict=True)),
+            *(
+                np.array([result.metrics.summary[name] for result in side])
+                for side in zip(*pairs, strict=True)
+            ),
             METRIC_DIRECTIONS[name],
             samples,
             seed,
@@ -186,11 +187,14 @@ def _frames_of(result: ClipResult, names: list[str]) -> pd.DataFrame:
     num_frames = len(result.metrics.per_frame["psnr"])
     columns = {
         name: np.concatenate(
-            [np.full(num_frames - len(result.metrics.per_frame[name]), np.nan), result.metrics.per_frame[name]]
+            [
+                np.full(num_frames - len(result.metrics.per_frame[name]), np.nan),
+                result.metrics.per_frame[name],
+            ]
         )
         for name in names
     }
-    frames = np.arange(FIRST_FRAME, FIRST_FRAME + num_frames)
+    frames = CONDITIONING_FRAMES + 1 + np.arange(num_frames)
     return pd.DataFrame({"clip_id": result.clip_id, "frame": frames, **columns})
 
 

@@ -46,11 +46,12 @@ class PairedComparison:
             return "better" if sign * self.difference > 0 else "worse"
         return "unclear"
 
-    def as_json(self) -> dict[str, int | float | str | None]:
-        """The fields for a JSON file, NaN as null."""
+    def as_json(self) -> dict[str, int | float | None]:
+        """The numbers for a JSON file, NaN as null."""
         return {
-            name: None if isinstance(value, float) and math.isnan(value) else value
+            name: None if math.isnan(value) else value
             for name, value in asdict(self).items()
+            if name != "direction"
         }
 
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from lora_tta.data.clips import CONDITIONING_FRAMES
+
 STRIP_FRAMES = (33, 37, 45, 53, 65)
 MIN_CELL_WIDTH = 168
 LABEL_WIDTH = 104
@@ -21,7 +23,6 @@ def frame_strip(
     baseline: np.ndarray | None,
     generated: np.ndarray,
     frames: Sequence[int] = STRIP_FRAMES,
-    num_condition_frames: int = 33,
 ) -> np.ndarray:
     """Rows ground truth, baseline (if given) and adapted; columns the chosen frames.
 
@@ -32,7 +33,6 @@ def frame_strip(
         baseline: the continuation without adaptation, of the same shape, or None.
         generated: the adapted continuation, of the same shape.
         frames: frame numbers, counted from 1.
-        num_condition_frames: how many frames the model saw.
 
     Returns:
         (strip height, strip width, 3) RGB uint8.
@@ -57,7 +57,7 @@ def frame_strip(
     font = ImageFont.load_default(FONT_SIZE)
     for column, frame in enumerate(frames):
         left = LABEL_WIDTH + column * (width + GAP)
-        ink = SEEN_INK if frame <= num_condition_frames else INK
+        ink = SEEN_INK if frame <= CONDITIONING_FRAMES else INK
         draw.text((left + width / 2, LABEL_HEIGHT / 2), f"frame {frame}", ink, font, anchor="mm")
         for row, video in enumerate(rows.values()):
             cell = Image.fromarray(video[frame - 1]).resize((width, height), Image.Resampling.BICUBIC)

@@ -238,7 +238,7 @@ def _safetensors_in(folder: Path) -> list[Path]:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise UserError(
-            f"{folder} has no .safetensors file: only safetensors checkpoints are converted (save others with "
-            "transformers' save_pretrained first)"
+            f"{folder} has no .safetensors file: only safetensors checkpoints are converted (save others "
+            "with transformers' save_pretrained first)"
         )
     return files

@@ -101,6 +101,16 @@ class OpenSoraContinuationPipeline(DiffusionPipeline):
             disable_framewise_coding(vae)
         self.video_processor = VideoProcessor(vae_scale_factor=SPATIAL_COMPRESSION * PATCH_SIZE)
 
+    @property
+    def num_timesteps(self) -> int:
+        """Number of steps of the current or last run, for callbacks."""
+        return self._num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether a callback has ended the sampling."""
+        return self._interrupt
+
     @torch.no_grad()
     def encode_prompt(
         self, prompt: str | list[str], device: torch.device | str | None = None
@@ -217,7 +227,7 @@ class OpenSoraContinuationPipeline(DiffusionPipeline):
             output_type: `latent`, `pt`, `np` or `pil`.
             return_dict: whether to return an output object rather than a tuple.
             callback_on_step_end: called as (pipeline, step, timestep, tensors) after each step; the tensors
-                it returns replace the pipeline's. Setting `pipeline.interrupt` ends the sampling.
+                it returns replace the pipeline's. Setting `pipeline._interrupt` ends the sampling.
             callback_on_step_end_tensor_inputs: the tensors it receives, of which there is one: `latents`
                 (B, C, T, H/8, W/8).
 
@@ -232,7 +242,7 @@ class OpenSoraContinuationPipeline(DiffusionPipeline):
         self._check_inputs(
             prompt, mode, frames, reference_latents, output_type, callback_on_step_end_tensor_inputs
         )
-        self.interrupt = False
+        self._interrupt = False
         device, dtype = self._execution_device, self.transformer.dtype
 
         if frames is not None:
@@ -281,6 +291,7 @@ class OpenSoraContinuationPipeline(DiffusionPipeline):
             num_latent_frames=latent_frames,
             device=device,
         )
+        self._num_timesteps = len(timesteps)
         with self.progress_bar(total=len(timesteps)) as progress_bar:
             for step, timestep in enumerate(timesteps):
                 if self.interrupt:

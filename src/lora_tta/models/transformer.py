@@ -163,10 +163,10 @@ class OpenSoraSingleTransformerBlock(nn.Module):
     `proj_mlp_out` has no bias: the published block has one bias for the sum, kept in `attn.to_out.0`.
     """
 
-    def __init__(self, dim: int, num_heads: int, mlp_dim: int, qkv_bias: bool) -> None:
+    def __init__(self, dim: int, num_heads: int, mlp_dim: int) -> None:
         super().__init__()
         self.norm = AdaLayerNormZeroSingle(dim)
-        self.attn = OpenSoraSelfAttention(dim, num_heads, qkv_bias)
+        self.attn = OpenSoraSelfAttention(dim, num_heads, qkv_bias=True)
         self.proj_mlp = nn.Linear(dim, mlp_dim)
         self.act_mlp = nn.GELU(approximate="tanh")
         self.proj_mlp_out = nn.Linear(mlp_dim, dim, bias=False)
@@ -194,7 +194,8 @@ class OpenSoraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         pooled_projection_dim: width of the pooled CLIP embedding.
         axes_dims_rope: head channels given to the axes (t, h, w), each even.
         rope_theta: base of the rotary frequencies.
-        qkv_bias: whether the Q, K and V projections have a bias.
+        qkv_bias: whether the Q, K and V projections of the double-stream blocks have a bias, as those of the
+            single-stream blocks always do.
 
     Raises:
         ValueError: if the rotary axes don't add up to the head width.
@@ -227,7 +228,7 @@ class OpenSoraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
                 f"axes_dims_rope {tuple(axes_dims_rope)} must add up to the head width {attention_head_dim}"
             )
         dim = num_attention_heads * attention_head_dim
-        block_sizes = (dim, num_attention_heads, int(dim * mlp_ratio), qkv_bias)
+        block_sizes = (dim, num_attention_heads, int(dim * mlp_ratio))
 
         self.pos_embed = OpenSoraRotaryPosEmbed(axes_dims_rope, rope_theta)
         self.time_text_embed = CombinedTimestepTextProjEmbeddings(dim, pooled_projection_dim)
@@ -235,7 +236,7 @@ class OpenSoraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         self.x_embedder = nn.Linear(in_channels, dim)
         self.condition_embedder = nn.Linear(condition_channels, dim) if condition_channels else None
         self.transformer_blocks = nn.ModuleList(
-            OpenSoraTransformerBlock(*block_sizes) for _ in range(num_layers)
+            OpenSoraTransformerBlock(*block_sizes, qkv_bias) for _ in range(num_layers)
         )
         self.single_transformer_blocks = nn.ModuleList(
             OpenSoraSingleTransformerBlock(*block_sizes) for _ in range(num_single_layers)
@@ -259,10 +260,10 @@ class OpenSoraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
 
         Args:
             hidden_states: packed noisy latents (B, N, in_channels).
-            img_ids: positions (t, h, w) of the video tokens, (N, 3) or (B, N, 3).
+            img_ids: positions (t, h, w) of the video tokens, (N, 3) or (B or 1, N, 3).
             encoder_hidden_states: T5 embeddings (B, L, joint_attention_dim).
-            txt_ids: positions of the text tokens, all zero, (L, 3) or (B, L, 3).
-            timestep: flow-matching time in [0, 1], 1 being pure noise, (B,).
+            txt_ids: positions of the text tokens, all zero, (L, 3) or (B or 1, L, 3).
+            timestep: flow-matching time in [0, 1], 1 being pure noise, (B,) or a scalar.
             pooled_projections: pooled CLIP embeddings (B, pooled_projection_dim).
             condition: packed mask and masked reference latents (B, N, condition_channels).
             return_dict: whether to return an output object rather than a tuple.
@@ -281,7 +282,9 @@ class OpenSoraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         if self.condition_embedder is not None:
             hidden_states = hidden_states + self.condition_embedder(condition)
         encoder_hidden_states = self.context_embedder(encoder_hidden_states)
-        temb = self.time_text_embed(timestep.float() * 1000, pooled_projections)
+        timestep = timestep.float().expand(len(hidden_states))
+        temb = self.time_text_embed(timestep * 1000, pooled_projections)
+        txt_ids = txt_ids.expand(*img_ids.shape[:-2], *txt_ids.shape[-2:])
         rotary_emb = self.pos_embed(torch.cat((txt_ids, img_ids), dim=-2))
 
         for block in self.transformer_blocks:

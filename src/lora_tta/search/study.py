@@ -1,11 +1,10 @@
 """The Optuna study: where it is stored, how it samples, and what it has found."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import optuna
 import pandas as pd
-from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler, GridSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -16,6 +15,7 @@ from lora_tta.config import SearchParams, SearchSpace
 from lora_tta.experiment.fingerprint import derive_seed, digest
 
 JOURNAL_NAME = "journal.log"
+MEANS_ATTRIBUTE, RETRY_ATTRIBUTE = "means", "retry_of"
 
 
 def open_study(folder: Path, params: SearchParams, setting: Mapping) -> optuna.Study:
@@ -35,24 +35,31 @@ def open_study(folder: Path, params: SearchParams, setting: Mapping) -> optuna.S
     )
 
 
-def abandon_unfinished(study: optuna.Study) -> list[FrozenTrial]:
-    """Fail the trials that a killed process left running, and queue their settings again."""
-    trials = study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
-    for trial in trials:
+def retry_unfinished(study: optuna.Study) -> list[FrozenTrial]:
+    """Queue the settings of trials that failed or that a killed process left running, once each.
+
+    Returns:
+        The trials that were left running; they are failed now.
+    """
+    abandoned = study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+    for trial in abandoned:
         study.tell(trial.number, state=TrialState.FAIL)
-        study.enqueue_trial(trial.params)
-    return trials
+    retried = {trial.user_attrs.get(RETRY_ATTRIBUTE) for trial in study.trials}
+    for trial in study.get_trials(deepcopy=False, states=[TrialState.FAIL]):
+        if trial.number not in retried and trial.params:
+            study.enqueue_trial(trial.params, user_attrs={RETRY_ATTRIBUTE: trial.number})
+    return abandoned
 
 
-def ask(study: optuna.Study, params: SearchParams) -> optuna.Trial:
-    """The next trial. Its settings depend on the seed and the trials before it, not on interruptions."""
+def run_next(
+    study: optuna.Study, params: SearchParams, objective: Callable[[optuna.Trial, LoraSettings], float]
+) -> None:
+    """Run one trial of ``objective``, which gets the trial and its point of the space and returns its value.
+
+    The point depends on the seed and on the trials before it, not on interruptions.
+    """
     study.sampler = _sampler(params, derive_seed(params.seed, str(len(study.trials))))
-    return study.ask(_distributions(params.space))
-
-
-def settings_of(trial: optuna.Trial | FrozenTrial) -> LoraSettings:
-    """The trial's point of the space."""
-    return LoraSettings(**trial.params)
+    study.optimize(lambda trial: objective(trial, _suggest(trial, params.space)), n_trials=1)
 
 
 def finished_trials(study: optuna.Study, limit: int) -> list[FrozenTrial]:
@@ -70,14 +77,15 @@ def trial_table(trials: list[FrozenTrial]) -> pd.DataFrame:
     """One row a trial: number, settings, the objective's value and every logged mean."""
     return pd.DataFrame(
         [
-            {"trial": trial.number, **trial.params, "value": trial.value, **trial.user_attrs["means"]}
+            {"trial": trial.number, **trial.params, "value": trial.value, **trial.user_attrs[MEANS_ATTRIBUTE]}
             for trial in trials
         ]
     )
 
 
-def _distributions(space: SearchSpace) -> dict[str, CategoricalDistribution]:
-    return {name: CategoricalDistribution(choices) for name, choices in space.model_dump().items()}
+def _suggest(trial: optuna.Trial, space: SearchSpace) -> LoraSettings:
+    choices = space.model_dump()
+    return LoraSettings(**{name: trial.suggest_categorical(name, choices[name]) for name in choices})
 
 
 def _sampler(params: SearchParams, seed: int) -> BaseSampler:

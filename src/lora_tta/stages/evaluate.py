@@ -34,7 +34,7 @@ FULL_HIDDEN_SIZE = 3072
 SMALL_MODEL = (
     "These numbers come from a small model of the same architecture. They say nothing about Open-Sora v2.0."
 )
-UNTRAINED = "the trained ImageNet backbone of LPIPS was not at hand and could not be fetched when the clips were measured"
+UNTRAINED = "the trained ImageNet backbone was neither at hand nor to be fetched when the clips were measured"
 
 
 def main() -> None:
@@ -103,9 +103,8 @@ def print_summary() -> None:
     comparisons, costs = json.loads(METRICS.read_text()), json.loads(COSTS.read_text())
     best = json.loads(BEST.read_text())
     print(f"{len(read_manifest(CLIPS))} clips, best of {best['trials']} trials: {best['settings']}\n")
-    print(
-        f"{'frames 34-65':<27}{'baseline':>10}{'adapted':>10}{'difference':>12}  {'95 % interval':<20}improved"
-    )
+    header = f"{'frames 34-65':<27}{'baseline':>10}{'adapted':>10}{'difference':>12}  "
+    print(f"{header}{'95 % interval':<20}improved")
     for name, values in comparisons.items():
         interval = (
             "-"

@@ -1,5 +1,6 @@
 """MLflow runs: one parent a study, one child a trial, and the baseline and final runs beside them."""
 
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from lora_tta.experiment.runner import ClipRun, export_runs, mean_costs, mean_me
 KIND_TAG = "lora_tta.kind"
 # The most metrics that MLflow takes in one request.
 MAX_BATCH = 1000
+NOT_IN_IMAGE_KEYS = r"[^a-zA-Z0-9_\-. ]"
 
 
 def open_experiment(params: TrackingParams) -> str:
@@ -92,4 +94,5 @@ def log_clip_runs(runs: Sequence[ClipRun], strips: Mapping[str, np.ndarray]) -> 
         export_runs(Path(folder), runs)
         mlflow.log_artifacts(folder)
     for run in runs:
-        mlflow.log_image(strips[run.clip.clip_id], key=run.clip.clip_id, step=0)
+        key = re.sub(NOT_IN_IMAGE_KEYS, "_", run.clip.clip_id)
+        mlflow.log_image(strips[run.clip.clip_id], key=key, step=0, synchronous=True)

@@ -40,19 +40,23 @@ class VAERecipe:
 
     video: Video = field(default_factory=Video)
     optimisation: Optimisation = field(
-        default_factory=lambda: Optimisation(steps=2000, batch_size=16, learning_rate=1e-3, warmup_steps=100)
+        default_factory=lambda: Optimisation(
+            steps=4000, batch_size=16, learning_rate=1.5e-3, warmup_steps=100
+        )
     )
     config: dict[str, Any] = field(
         default_factory=lambda: {
             "block_out_channels": (16, 32, 48, 64),
             "layers_per_block": 1,
-            "norm_num_groups": 8,
+            "norm_num_groups": 4,
             "latent_channels": 16,
         }
     )
     # The group norms see a whole clip, so every length that is encoded on its own is trained: length -> share.
-    clip_lengths: dict[int, float] = field(default_factory=lambda: {65: 0.45, 33: 0.4, 17: 0.1, 1: 0.05})
-    kl_weight: float = 3e-5  # of the mean divergence per latent value, beside a mean squared error on [-1, 1]
+    clip_lengths: dict[int, float] = field(default_factory=lambda: {65: 0.25, 33: 0.35, 17: 0.3, 1: 0.1})
+    frames_per_step: int = 132  # at most `batch_size` clips are cut so that a step sees about as many frames
+    chroma_weight: float = 2.0  # of errors in the two colour differences, relative to those in brightness
+    kl_weight: float = 1e-4  # of the mean divergence per latent value, beside a mean squared error on [-1, 1]
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class TransformerRecipe:
     video: Video = field(default_factory=Video)
     optimisation: Optimisation = field(
         default_factory=lambda: Optimisation(
-            steps=12000, batch_size=128, learning_rate=1e-3, warmup_steps=400, compile=True
+            steps=5000, batch_size=96, learning_rate=1e-3, warmup_steps=400, compile=True
         )
     )
     config: dict[str, Any] = field(
@@ -108,7 +112,8 @@ class TransformerRecipe:
     prompt_dropout: float = 0.12  # empty prompt, condition kept
     unconditional: float = 0.05  # empty prompt and no condition: the third guidance branch
     buffer_size: int = 2048  # clips whose latents are kept on the device
-    fresh_clips_per_step: int = 4  # rendered and encoded at every step; each replaces the oldest
+    fresh_clips: int = 16  # rendered and encoded together; they replace the oldest
+    refresh_every: int = 8  # steps between two such replacements
 
 
 def describe(recipe: VAERecipe | TransformerRecipe) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lora_tta.data.synthetic import TRAINING_CLASSES, Scene, draw_scene, render_scenes
+from lora_tta.data.synthetic import MOTION_FIELDS, TRAINING_CLASSES, Scene, draw_scene, render_scenes
 from lora_tta.training.recipe import Video
 
 
@@ -28,24 +28,30 @@ class SceneDataset(Dataset):
         return {**scene, "class_index": torch.tensor(class_index)}
 
 
+def excerpt(scenes: Scene, clips: int, start: int, length: int) -> Scene:
+    """The first `clips` scenes of a batch, `length` frames from `start` on."""
+    return {
+        name: value[:clips, :, start : start + length] if name in MOTION_FIELDS else value[:clips]
+        for name, value in scenes.items()
+    }
+
+
 def render_videos(scenes: Scene, video: Video) -> Tensor:
     """Render to what the VAE takes: (batch, 3, frames, height, width) in [-1, 1]."""
     return render_scenes(scenes, video.height, video.width).transpose(1, 2) * 2 - 1
 
 
-def rendered_batches(
+def scene_batches(
     video: Video,
     batch_size: int,
     first_seed: int,
     num_batches: int,
     device: torch.device,
-    num_workers: int,
+    num_workers: int = 0,
     classes: tuple[str, ...] = TRAINING_CLASSES,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (videos, class indices): (batch, 3, frames, height, width) in [-1, 1], and (batch,)."""
+) -> Iterator[tuple[Scene, Tensor]]:
+    """Yield batches of scenes on the device and their class indices (batch,) on the CPU."""
     dataset = SceneDataset(video, first_seed, num_batches * batch_size, classes)
-    loader = DataLoader(dataset, batch_size, num_workers=num_workers, pin_memory=device.type == "cuda")
-    for batch in loader:
-        scenes = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+    for scenes in DataLoader(dataset, batch_size, num_workers=num_workers, pin_memory=device.type == "cuda"):
         class_index = scenes.pop("class_index")
-        yield render_videos(scenes, video), class_index
+        yield {name: value.to(device, non_blocking=True) for name, value in scenes.items()}, class_index

@@ -9,40 +9,66 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from diffusers import AutoencoderKLHunyuanVideo
+from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import (
+    HunyuanVideoDownsampleCausal3D,
+    HunyuanVideoResnetBlockCausal3D,
+    HunyuanVideoUpsampleCausal3D,
+)
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss
 
 from lora_tta.data.synthetic import HELD_OUT_CLASSES, TRAINING_CLASSES
+from lora_tta.models.frames import disable_framewise_coding
 from lora_tta.training.loop import completed_steps, optimise, step_generator
 from lora_tta.training.recipe import VALIDATION_SEED, VAERecipe, Video, describe
-from lora_tta.training.scenes import rendered_batches
+from lora_tta.training.scenes import excerpt, render_videos, scene_batches
+
+# Orthonormal rows: brightness and two colour differences.
+OPPONENT_COLOURS = (
+    (0.577350, 0.577350, 0.577350),
+    (0.707107, -0.707107, 0.0),
+    (0.408248, 0.408248, -0.816497),
+)
+INITIAL_LOG_VARIANCE = (
+    -6.0
+)  # of the posterior: noise as strong as the latents would hide them from the decoder
 
 
-def without_tiling(vae: AutoencoderKLHunyuanVideo) -> AutoencoderKLHunyuanVideo:
-    """Encode and decode clips whole: tiles over time would break the causal latents of long clips."""
-    vae.use_framewise_encoding = vae.use_framewise_decoding = False
+def build_vae(config: dict) -> AutoencoderKLHunyuanVideo:
+    """A new VAE in which every residual branch starts at zero and every resampling convolution as a copy.
+
+    The picture then passes through all layers from the start, colours included; with PyTorch's own
+    initialisation training rests for thousands of steps on a grey reconstruction.
+    """
+    vae = disable_framewise_coding(AutoencoderKLHunyuanVideo(**config))
+    for module in vae.modules():
+        if isinstance(module, HunyuanVideoResnetBlockCausal3D):
+            nn.init.zeros_(module.conv2.conv.weight)
+            nn.init.zeros_(module.conv2.conv.bias)
+        elif isinstance(module, HunyuanVideoDownsampleCausal3D | HunyuanVideoUpsampleCausal3D):
+            nn.init.dirac_(module.conv.conv.weight)
+            nn.init.zeros_(module.conv.conv.bias)
+    nn.init.constant_(vae.quant_conv.bias[config["latent_channels"] :], INITIAL_LOG_VARIANCE)
     return vae
 
 
 class VAEObjective(nn.Module):
     """Mean squared reconstruction error and a small divergence that keeps the latents near a unit normal."""
 
-    def __init__(self, vae: AutoencoderKLHunyuanVideo, kl_weight: float) -> None:
+    def __init__(self, vae: AutoencoderKLHunyuanVideo, kl_weight: float, chroma_weight: float) -> None:
         super().__init__()
         self.vae, self.kl_weight = vae, kl_weight
+        weights = torch.tensor((1.0, chroma_weight, chroma_weight)).sqrt()
+        self.register_buffer(
+            "to_colours", weights[:, None] * torch.tensor(OPPONENT_COLOURS), persistent=False
+        )
 
     def forward(self, videos: Tensor, generator: torch.Generator) -> Tensor:
         """Loss of videos (batch, 3, frames, height, width) in [-1, 1]."""
         posterior = self.vae.encode(videos).latent_dist
-        decoded = self.vae.decode(posterior.sample(generator)).sample
-        divergence = posterior.kl().mean() / posterior.mean[0].numel()
-        return mse_loss(decoded.float(), videos) + self.kl_weight * divergence
-
-
-def cut(videos: Tensor, length: int) -> Tensor:
-    """Cut clips (batch, 3, frames, ...) into pieces of `length` frames: (batch * pieces, 3, length, ...)."""
-    pieces = videos.unfold(2, length, max(length - 1, 4))
-    return pieces.movedim(-1, 3).movedim(2, 1).flatten(0, 1).contiguous()
+        error = self.vae.decode(posterior.sample(generator)).sample.float() - videos
+        error = torch.einsum("ij,bj...->bi...", self.to_colours, error)
+        divergence = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).float().mean()
+        return error.square().mean() + self.kl_weight * divergence
 
 
 @torch.no_grad()
@@ -50,23 +76,35 @@ def reconstruction_psnr(
     vae: AutoencoderKLHunyuanVideo, video: Video, classes: tuple[str, ...], clips: int, batch_size: int = 8
 ) -> float:
     """Mean over clips of the PSNR in dB of reconstructions of fresh clips."""
-    batches = rendered_batches(
+    batches = scene_batches(
         video, batch_size, VALIDATION_SEED, -(-clips // batch_size), vae.device, 0, classes
     )
     values = []
-    for videos, _ in batches:
+    for scenes, _ in batches:
+        videos = render_videos(scenes, video)
         decoded = vae.decode(vae.encode(videos).latent_dist.mode()).sample.clamp(-1, 1)
         values.append(-10 * (((decoded - videos) / 2) ** 2).mean(dim=(1, 2, 3, 4)).log10())
     return torch.cat(values)[:clips].mean().item()
 
 
 @torch.no_grad()
-def latent_scale(
-    vae: AutoencoderKLHunyuanVideo, video: Video, batches: int = 8, batch_size: int = 8
-) -> float:
-    """The factor that gives the latents of fresh training clips unit variance."""
-    rendered = rendered_batches(video, batch_size, VALIDATION_SEED + 10_000, batches, vae.device, 0)
-    return 1 / torch.cat([vae.encode(videos).latent_dist.mode() for videos, _ in rendered]).std().item()
+def standardise_latents(vae: AutoencoderKLHunyuanVideo, video: Video, batches: int = 16) -> None:
+    """Give every channel of the scaled latents zero mean and unit variance over fresh training clips.
+
+    The change is folded into the two 1x1x1 convolutions next to the latents, so reconstructions stay the same.
+    """
+    drawn = scene_batches(video, 8, VALIDATION_SEED + 10_000, batches, vae.device)
+    latents = torch.cat([vae.encode(render_videos(scenes, video)).latent_dist.mode() for scenes, _ in drawn])
+    mean = latents.mean(dim=(0, 2, 3, 4))
+    std = latents.std(dim=(0, 2, 3, 4)) * vae.config.scaling_factor
+    before, after, channels = vae.quant_conv, vae.post_quant_conv, len(mean)
+
+    after.bias += (after.weight.flatten(1) @ mean[:, None])[:, 0]
+    after.weight *= std[None, :, None, None, None]
+    before.bias[:channels] -= mean
+    before.bias[:channels] /= std
+    before.weight[:channels] /= std[:, None, None, None, None]
+    before.bias[channels:] -= 2 * std.log()
 
 
 def train_vae(
@@ -81,34 +119,33 @@ def train_vae(
     settings, output = recipe.optimisation, Path(output)
     accelerator = Accelerator(mixed_precision=settings.mixed_precision)
     set_seed(settings.seed)
-    vae = without_tiling(AutoencoderKLHunyuanVideo(**recipe.config))
-    objective = VAEObjective(vae, recipe.kl_weight)
-    if settings.compile:
-        vae.encoder.compile(dynamic=False)
-        vae.decoder.compile(dynamic=False)
-
+    vae = build_vae(recipe.config)
+    objective = VAEObjective(vae, recipe.kl_weight, recipe.chroma_weight)
     first_step = completed_steps(output) if resume else 0
-    first_seed, batches = first_step * settings.batch_size, settings.steps - first_step
-    videos = rendered_batches(
-        recipe.video, settings.batch_size, first_seed, batches, accelerator.device, num_workers
+    drawn = scene_batches(
+        recipe.video,
+        settings.batch_size,
+        first_seed=first_step * settings.batch_size,
+        num_batches=settings.steps - first_step,
+        device=accelerator.device,
+        num_workers=num_workers,
     )
-    lengths = torch.tensor(list(recipe.clip_lengths))
     shares = torch.tensor(list(recipe.clip_lengths.values()))
 
     def loss_of_step(prepared: nn.Module, step: int) -> Tensor:
-        choice = torch.multinomial(
-            shares, 1, generator=step_generator(settings.seed, step, torch.device("cpu"))
-        )
-        clips, _ = next(videos)
-        return prepared(
-            cut(clips, lengths[choice].item()), step_generator(settings.seed, step, accelerator.device)
-        )
+        choices = step_generator(settings.seed, step, torch.device("cpu"))
+        length = list(recipe.clip_lengths)[torch.multinomial(shares, 1, generator=choices)]
+        start = torch.randint(recipe.video.num_frames - length + 1, (), generator=choices).item()
+        scenes, _ = next(drawn)
+        clips = max(1, recipe.frames_per_step // length)
+        videos = render_videos(excerpt(scenes, clips, start, length), recipe.video)
+        return prepared(videos, step_generator(settings.seed, step, accelerator.device))
 
     done = optimise(
         accelerator, objective, loss_of_step, settings, output, first_step, checkpoint_every, stop_after
     )
     if done and accelerator.is_main_process:
-        vae.register_to_config(scaling_factor=latent_scale(vae, recipe.video))
+        standardise_latents(vae, recipe.video)
         vae.save_pretrained(output / "vae")
         (output / "recipe.json").write_text(json.dumps(describe(recipe), indent=2))
     return vae
@@ -117,7 +154,6 @@ def train_vae(
 def main() -> None:
     """Command line."""
     torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.benchmark = True
     recipe = VAERecipe()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
@@ -135,7 +171,6 @@ def main() -> None:
         steps=arguments.steps,
         batch_size=arguments.batch_size,
         seed=arguments.seed,
-        compile=arguments.compile,
     )
     vae = train_vae(
         replace(recipe, optimisation=settings),

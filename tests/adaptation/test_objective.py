@@ -1,0 +1,80 @@
+import pytest
+import torch
+
+from lora_tta.adaptation.objective import FlowMatchingObjective
+from lora_tta.models.packing import pack_latents
+
+
+class Recorder(torch.nn.Module):
+    """Stands where the transformer does, keeps what it is given, and predicts zero."""
+
+    def __init__(self, transformer):
+        super().__init__()
+        self.transformer = transformer
+
+    def forward(self, **inputs):
+        self.inputs = inputs
+        return type("Output", (), {"sample": torch.zeros_like(inputs["hidden_states"])})
+
+
+def visible_frames(recorder):
+    """Latent frames whose mask (the first four channels of the packed condition) is one."""
+    return recorder.inputs["condition"][0, :, :4].reshape(9, -1).amin(dim=1)
+
+
+@pytest.fixture
+def draws(pipeline, conditioning, params):
+    def run(steps=range(40), **changes):
+        adaptation = params.adaptation.model_copy(update=changes)
+        objective = FlowMatchingObjective(conditioning, adaptation, seed=3)
+        recorder = Recorder(pipeline.transformer)
+        for step in steps:
+            yield objective.loss(recorder, step), recorder
+
+    return run
+
+
+def test_the_published_objective_shows_every_frame(draws):
+    assert all(visible_frames(recorder).sum() == 9 for _, recorder in draws(condition="all"))
+
+
+def test_without_condition_no_frame_is_shown(draws):
+    assert all(not recorder.inputs["condition"].any() for _, recorder in draws(condition="none"))
+
+
+def test_prefix_shows_one_to_eight_first_frames(draws):
+    masks = [visible_frames(recorder) for _, recorder in draws(condition="prefix")]
+    assert all(torch.equal(mask, mask.sort(descending=True).values) for mask in masks)
+    assert {int(mask.sum()) for mask in masks} == set(range(1, 9))
+
+
+def test_prefix_counts_the_hidden_frames_alone(draws, conditioning):
+    loss, recorder = next(draws(steps=[0], condition="prefix"))
+    tokens_per_frame = 2 * 3
+    first_hidden = int(visible_frames(recorder).sum()) * tokens_per_frame
+    everywhere, _ = next(draws(steps=[0], condition="all"))
+    assert loss != everywhere
+    # A prediction of zero leaves the target itself; the noise in it follows from the noisy input.
+    timestep = recorder.inputs["timestep"]
+    noisy = recorder.inputs["hidden_states"]
+    clean = pack_latents(conditioning.reference_latents)
+    noise = (noisy - (1 - timestep) * clean) / (1 - (1 - 1e-5) * (1 - timestep))
+    target = (1 - 1e-5) * noise - clean
+    assert loss.item() == pytest.approx(target[:, first_hidden:].square().mean().item(), rel=1e-3)
+
+
+def test_timesteps_are_uniform_or_shifted_towards_the_noise(draws):
+    def mean(**changes):
+        return torch.stack(
+            [recorder.inputs["timestep"] for _, recorder in draws(range(400), **changes)]
+        ).mean()
+
+    assert mean(timesteps="uniform") == pytest.approx(0.5, abs=0.05)
+    assert mean(timesteps="logit_normal") > 0.6
+
+
+def test_a_step_draws_the_same_whatever_ran_before(draws):
+    alone = [loss for loss, _ in draws(steps=[7])]
+    after_others = [loss for loss, _ in draws(steps=[1, 2, 7])]
+    assert alone[-1] == after_others[-1]
+    assert after_others[0] != after_others[1]

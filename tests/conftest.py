@@ -1,0 +1,86 @@
+"""Fixtures shared by all tests: a tiny random model, a few clips, and settings small enough for both."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKLHunyuanVideo, FlowMatchEulerDiscreteScheduler
+from transformers import ByT5Tokenizer, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+
+from lora_tta.config import Params, load_params
+from lora_tta.models import OpenSoraContinuationPipeline, OpenSoraTransformer3DModel
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline folder with random weights of a few thousand parameters."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    torch.manual_seed(0)
+    tokenizer = ByT5Tokenizer(model_max_length=16)
+    OpenSoraContinuationPipeline(
+        transformer=OpenSoraTransformer3DModel(
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=16,
+            pooled_projection_dim=16,
+            axes_dims_rope=(4, 6, 6),
+        ),
+        vae=AutoencoderKLHunyuanVideo(block_out_channels=(4, 4, 4, 4), norm_num_groups=2, layers_per_block=1),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        tokenizer=tokenizer,
+        text_encoder=T5EncoderModel(
+            T5Config(vocab_size=384, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+        ),
+        tokenizer_2=tokenizer,
+        text_encoder_2=CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=384,
+                hidden_size=16,
+                intermediate_size=16,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                max_position_embeddings=16,
+                bos_token_id=0,
+                eos_token_id=1,
+                pad_token_id=0,
+            )
+        ),
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def params(tiny_model: Path, tmp_path: Path) -> Params:
+    """The repository's settings with the tiny model, 32x48 pixels, few steps, and stores in ``tmp_path``."""
+    values = load_params(REPOSITORY / "params.yaml").model_dump()
+    values["preprocess"] |= {"height": 32, "width": 48, "num_clips": None}
+    values["model"] |= {"path": tiny_model, "device": "cpu"}
+    values["generation"] |= {"num_inference_steps": 2}
+    values["evaluation"] |= {"lpips": "untrained", "bootstrap_samples": 100}
+    values["search"] |= {
+        "n_trials": 2,
+        "num_clips": 1,
+        "space": {"rank": [2, 4], "learning_rate": [1e-3], "num_steps": [1, 3]},
+    }
+    values["tracking"] |= {
+        "uri": f"sqlite:///{tmp_path}/mlflow.db",
+        "artifact_root": tmp_path / "artifacts",
+    }
+    values["cache"] |= {"path": tmp_path / "cache"}
+    return Params.model_validate(values)
+
+
+@pytest.fixture
+def moving_frames() -> np.ndarray:
+    """(70, 48, 64, 3) uint8 RGB: a smooth pattern that slides to the right."""
+    rows, columns = np.mgrid[:48, :64]
+    shifts = np.arange(70)[:, None, None]
+    waves = [np.sin((columns - shifts) / 5), np.sin(rows / 7 + shifts / 9), np.sin((rows + columns) / 6)]
+    return np.stack([np.broadcast_to(127 + 90 * wave, (70, 48, 64)) for wave in waves], axis=-1).astype(
+        np.uint8
+    )

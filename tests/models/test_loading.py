@@ -1,0 +1,63 @@
+import pytest
+import torch
+
+from lora_tta.errors import UserError
+from lora_tta.models import OpenSoraContinuationPipeline, load_pipeline, memory
+
+
+@pytest.fixture
+def folder(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path, max_shard_size="500KB")
+    return tmp_path
+
+
+def test_pipeline_loads_in_the_asked_dtype_and_settings(folder):
+    pipeline = load_pipeline(folder, device="cpu", dtype=torch.bfloat16, vae_tiling=True)
+    models = (pipeline.transformer, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2)
+    assert {model.dtype for model in models} == {torch.bfloat16}
+    assert pipeline.vae.use_tiling
+    assert not pipeline.vae.use_framewise_decoding
+    assert not load_pipeline(folder).vae.use_tiling
+
+
+def test_loaded_weights_are_the_saved_ones(folder, pipeline):
+    loaded = load_pipeline(folder, dtype=torch.float32)
+    saved = pipeline.transformer.state_dict()
+    assert all(torch.equal(value, saved[key]) for key, value in loaded.transformer.state_dict().items())
+
+
+def test_pipelines_without_text_encoders_load(embeddings_only_pipeline, tmp_path):
+    embeddings_only_pipeline.save_pretrained(tmp_path)
+    assert load_pipeline(tmp_path).text_encoder is None
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "transformer/diffusion_pytorch_model-00002-of-00004.safetensors",
+        "vae/config.json",
+        "text_encoder/model.safetensors",
+        "tokenizer_2/tokenizer_config.json",
+        "scheduler/scheduler_config.json",
+    ],
+)
+def test_missing_files_are_named_with_where_to_get_them(folder, missing):
+    (folder / missing).unlink()
+    with pytest.raises(
+        UserError, match="missing: the weights are published as hpcai-tech/Open-Sora-v2"
+    ) as error:
+        load_pipeline(folder)
+    assert missing in str(error.value)
+    assert "lora-tta convert" in str(error.value)
+
+
+def test_other_folders_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"is no pipeline folder, model_index\.json is missing"):
+        load_pipeline(tmp_path)
+
+
+def test_memory_is_checked_before_anything_is_loaded(folder, monkeypatch):
+    monkeypatch.setattr(memory, "available_memory", lambda device: 1000)
+    monkeypatch.setattr(OpenSoraContinuationPipeline, "from_pretrained", None)
+    with pytest.raises(UserError, match=r"the pipeline in .* needs .* available"):
+        load_pipeline(folder)

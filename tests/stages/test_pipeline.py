@@ -1,0 +1,109 @@
+"""The whole pipeline with real DVC commands, on the embedded data and model, in a small setting."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+SMALL = [
+    "preprocess.num_clips=2",
+    "generation.num_inference_steps=2",
+    "evaluation.lpips=untrained",
+    "evaluation.bootstrap_samples=100",
+    "search.n_trials=2",
+    "search.num_clips=1",
+    "search.space.rank=[2]",
+    "search.space.learning_rate=[1.0e-3, 2.0e-3, 4.0e-3]",
+    "search.space.num_steps=[1]",
+]
+TRACKED = ("dvc.yaml", "params.yaml", "data.dvc", "models.dvc", ".dvcignore", ".gitignore")
+
+
+class Workspace:
+    """A copy of the repository in which commands run as a user would type them."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        (folder / ".dvc").mkdir()
+        shutil.copy(REPOSITORY / ".dvc" / "config", folder / ".dvc")
+        for name in TRACKED:
+            shutil.copy(REPOSITORY / name, folder)
+        for name in ("src", "dvc-storage"):
+            shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        self.run("git", "init", "--quiet")
+        self.run("git", "add", ".")
+        self.run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "--quiet", "-m", "copy")
+
+    def run(self, *command: str) -> str:
+        environment = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(self.folder / "src"),
+        }
+        done = subprocess.run(
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def repro(self) -> set[str]:
+        """``dvc repro``; returns the stages that ran."""
+        lines = self.run("dvc", "repro").splitlines()
+        return {line.split("'")[1] for line in lines if line.startswith("Running stage")}
+
+    def json(self, name: str) -> dict:
+        return json.loads((self.folder / "outputs" / name).read_text())
+
+
+@pytest.mark.slow
+def test_the_pipeline_from_pull_to_report(tmp_path):
+    workspace = Workspace(tmp_path)
+    workspace.run("dvc", "pull", "data.dvc", "models.dvc")
+    workspace.run("lora-tta", "params", *SMALL)
+
+    stages = {"preprocess", "encode", "baseline", "search", "adapt", "evaluate"}
+    assert workspace.repro() == stages
+    assert workspace.repro() == set()
+    assert "up to date" in workspace.run("dvc", "status")
+
+    metrics = workspace.json("evaluate/metrics.json")
+    assert set(metrics) == {"psnr", "ssim", "lpips_untrained", "temporal_consistency"}
+    assert metrics["psnr"]["clips"] == 2
+    assert "psnr" in workspace.run("dvc", "metrics", "diff", "--all")
+    assert "file://" in workspace.run("dvc", "plots", "show")
+    assert "PSNR" in workspace.run("lora-tta", "summary")
+    assert (tmp_path / "outputs/evaluate/report.html").read_text().count("<video") >= 6
+
+    first_trials = pd.read_csv(tmp_path / "outputs/search/trials.csv")
+    workspace.run("lora-tta", "params", "search.n_trials=3")
+    assert workspace.repro() == {"search", "adapt", "evaluate"}
+    trials = pd.read_csv(tmp_path / "outputs/search/trials.csv")
+    assert trials.head(2).equals(first_trials)
+    assert len(trials) == 3
+
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
+    runs = mlflow.search_runs(search_all_experiments=True)
+    assert runs["tags.lora_tta.kind"].value_counts().to_dict() == {
+        "study": 1,
+        "trial": 3,
+        "baseline": 1,
+        "final": 2,
+    }
+    (study,) = runs[runs["tags.lora_tta.kind"] == "study"]["run_id"]
+    children = runs[runs["tags.lora_tta.kind"] == "trial"]
+    assert set(children["tags.mlflow.parentRunId"]) == {study}
+    assert set(runs["status"]) == {"FINISHED"}
+
+    # From scratch, without the cache and without the study: the same to the last bit.
+    before = workspace.json("evaluate/metrics.json")
+    shutil.rmtree(tmp_path / ".cache")
+    shutil.rmtree(tmp_path / "outputs" / "search")
+    workspace.run("dvc", "repro", "--force")
+    assert workspace.json("evaluate/metrics.json") == before
+    assert pd.read_csv(tmp_path / "outputs/search/trials.csv")["value"].equals(trials["value"])
