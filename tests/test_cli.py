@@ -48,3 +48,24 @@ def test_cache_lists_kinds_with_their_sizes(workspace, capsys):
 def test_summary_without_a_run_says_what_to_do(workspace, capsys):
     assert main(["summary"]) == 2
     assert "dvc repro" in capsys.readouterr().err
+
+
+def test_the_presets_lead_to_the_full_model_and_back(workspace):
+    before = load_params(workspace / "params.yaml")
+    assert main(["params", "--preset", "opensora-v2"]) == 0
+    full = load_params(workspace / "params.yaml")
+    assert (full.preprocess.height, full.preprocess.width, full.model.dtype) == (192, 336, "bfloat16")
+    assert (full.generation.guidance_scale, full.generation.image_guidance_scale) == (7.5, 3.0)
+    assert main(["params", "--preset", "embedded"]) == 0
+    assert load_params(workspace / "params.yaml") == before
+
+
+def test_missing_weights_name_the_files_their_source_and_the_conversion(workspace):
+    from lora_tta.errors import UserError
+    from lora_tta.models.loading import load_pipeline
+
+    main(["params", "--preset", "opensora-v2"])
+    with pytest.raises(
+        UserError, match=r"hpcai-tech/Open-Sora-v2.*Open_Sora_v2\.safetensors.*lora-tta convert"
+    ):
+        load_pipeline(load_params(workspace / "params.yaml").model.path)

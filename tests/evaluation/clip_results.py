@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lora_tta.evaluation.metrics import ClipMetrics
+from lora_tta.evaluation.definitions import ClipMetrics
 from lora_tta.evaluation.results import ClipResult
 
 

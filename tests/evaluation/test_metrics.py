@@ -4,7 +4,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from lora_tta.errors import UserError
-from lora_tta.evaluation.metrics import MAX_PSNR, METRIC_DIRECTIONS, ContinuationMetrics
+from lora_tta.evaluation.definitions import METRIC_DIRECTIONS
+from lora_tta.evaluation.metrics import MAX_PSNR, ContinuationMetrics
 from lora_tta.evaluation.perceptual import load_perceptual_distance
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from lora_tta.data.clips import Clip
 from lora_tta.data.video import write_video
-from lora_tta.evaluation.metrics import ClipMetrics
+from lora_tta.evaluation.definitions import ClipMetrics
 from lora_tta.evaluation.results import ClipResult
 from lora_tta.experiment.runner import ClipRun
 from lora_tta.tracking.runs import create_run, log_clip_runs, log_settings, open_experiment, tracked_run

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from lora_tta.evaluation.metrics import Direction
+from lora_tta.evaluation.definitions import Direction
 from lora_tta.evaluation.statistics import PairedComparison
 
 WIDTH, HEIGHT = 460, 220

@@ -1,8 +1,6 @@
 """PSNR, SSIM, LPIPS and temporal consistency of generated frames 34-65, per frame and per clip."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -10,44 +8,14 @@ from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from lora_tta.errors import UserError
-from lora_tta.evaluation.perceptual import MIN_FRAME_SIZE, TRAINED_NAME, UNTRAINED_NAME, PerceptualDistance
+from lora_tta.evaluation.definitions import ClipMetrics
+from lora_tta.evaluation.perceptual import MIN_FRAME_SIZE, PerceptualDistance
 
-Direction = Literal["maximize", "minimize"]
-
-METRIC_DIRECTIONS: dict[str, Direction] = {
-    "psnr": "maximize",
-    "ssim": "maximize",
-    TRAINED_NAME: "minimize",
-    UNTRAINED_NAME: "minimize",
-    "temporal_consistency": "maximize",
-}
-METRIC_LABELS = {
-    "psnr": "PSNR (dB)",
-    "ssim": "SSIM",
-    TRAINED_NAME: "LPIPS",
-    UNTRAINED_NAME: "lpips_untrained",
-    "temporal_consistency": "Temporal consistency (dB)",
-}
 DATA_RANGE = 255.0
 MIN_MSE = 1 / 12
 """Mean squared error of rounding to 8 bits: smaller ones count as this much, which caps PSNR at 58.92 dB."""
 MAX_PSNR = float(10 * np.log10(DATA_RANGE**2 / MIN_MSE))
 FRAMES_PER_BATCH = 8
-
-
-@dataclass(frozen=True)
-class ClipMetrics:
-    """Metrics of one generated continuation of n frames.
-
-    Attributes:
-        per_frame: ``psnr``, ``ssim`` and ``lpips`` (or ``lpips_untrained``), each (n,) float32, and
-            ``temporal_consistency``, (n - 1,): entry i compares generated frames i and i + 1.
-        summary: one value a metric. PSNR is that of the squared error pooled over the n frames; the others
-            are means over frames.
-    """
-
-    per_frame: dict[str, np.ndarray]
-    summary: dict[str, float]
 
 
 class ContinuationMetrics:

@@ -25,13 +25,12 @@ from torch import Tensor, nn
 from torchvision.models import AlexNet_Weights
 
 from lora_tta.errors import UserError
+from lora_tta.evaluation.definitions import TRAINED_NAME, UNTRAINED_NAME
 
 logger = logging.getLogger(__name__)
 
 PerceptualMode = Literal["auto", "required", "untrained"]
 
-TRAINED_NAME = "lpips"
-UNTRAINED_NAME = "lpips_untrained"
 PROBE_SECONDS = 3.0
 STALL_SECONDS = 30.0
 UNTRAINED_SEED = 0

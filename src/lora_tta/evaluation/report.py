@@ -12,9 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lora_tta.data.clips import CONDITIONING_FRAMES, NUM_FRAMES
 from lora_tta.evaluation.charts import BarChart, LineChart, difference_chart, interval_mark, line_chart
+from lora_tta.evaluation.definitions import METRIC_DIRECTIONS, METRIC_LABELS, TRAINED_NAME, UNTRAINED_NAME
 from lora_tta.evaluation.files import write_text
-from lora_tta.evaluation.metrics import METRIC_DIRECTIONS, METRIC_LABELS
-from lora_tta.evaluation.perceptual import TRAINED_NAME, UNTRAINED_NAME
 from lora_tta.evaluation.plots import clip_differences, frame_curve, loss_curve
 from lora_tta.evaluation.results import ClipResult, clip_table, pair_results
 from lora_tta.evaluation.statistics import PairedComparison

@@ -19,8 +19,8 @@ import pandas as pd
 
 from lora_tta.data.clips import CONDITIONING_FRAMES
 from lora_tta.errors import UserError
+from lora_tta.evaluation.definitions import METRIC_DIRECTIONS, ClipMetrics
 from lora_tta.evaluation.files import write_csv
-from lora_tta.evaluation.metrics import METRIC_DIRECTIONS, ClipMetrics
 from lora_tta.evaluation.statistics import PairedComparison, paired_comparison
 
 COST_COLUMNS = ("adapt_seconds", "generate_seconds", "peak_memory_bytes")
@@ -92,6 +92,23 @@ def loss_table(results: Sequence[ClipResult]) -> pd.DataFrame:
         (result.clip_id, step, loss) for result in results for step, loss in enumerate(result.losses, start=1)
     ]
     return pd.DataFrame(rows, columns=["clip_id", "step", "loss"]).astype({"step": int, "loss": float})
+
+
+def mean_metrics(results: Sequence[ClipResult]) -> dict[str, float]:
+    """The mean over clips of every metric."""
+    return {
+        name: float(np.mean([result.metrics.summary[name] for result in results]))
+        for name in metric_names(results)
+    }
+
+
+def mean_costs(results: Sequence[ClipResult]) -> dict[str, float]:
+    """Mean seconds per clip and the highest peak memory in MiB."""
+    return {
+        "adapt_seconds_per_clip": float(np.mean([result.adapt_seconds for result in results])),
+        "generate_seconds_per_clip": float(np.mean([result.generate_seconds for result in results])),
+        "peak_memory_mib": max(result.peak_memory_bytes for result in results) / 2**20,
+    }
 
 
 def write_results(folder: Path, results: Sequence[ClipResult]) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,14 +16,10 @@ from lora_tta.adaptation.trajectory import LoraSettings, Snapshot, adapt
 from lora_tta.config import Params
 from lora_tta.data.clips import CONDITIONING_FRAMES, Clip
 from lora_tta.data.video import read_clip_frames, write_video
-from lora_tta.evaluation.metrics import METRIC_DIRECTIONS, ContinuationMetrics
-from lora_tta.evaluation.perceptual import (
-    TRAINED_NAME,
-    UNTRAINED_NAME,
-    PerceptualDistance,
-    load_perceptual_distance,
-)
-from lora_tta.evaluation.results import ClipResult, metric_names, read_results, write_results
+from lora_tta.evaluation.definitions import METRIC_DIRECTIONS, TRAINED_NAME, UNTRAINED_NAME
+from lora_tta.evaluation.metrics import ContinuationMetrics
+from lora_tta.evaluation.perceptual import PerceptualDistance, load_perceptual_distance
+from lora_tta.evaluation.results import ClipResult, read_results, write_results
 from lora_tta.evaluation.strips import frame_strip
 from lora_tta.experiment.cache import ContentCache
 from lora_tta.experiment.fingerprint import code_version, derive_seed, file_sha256, folder_sha256
@@ -241,25 +237,6 @@ def export_runs(folder: Path, runs: Sequence[ClipRun]) -> None:
         if run.adapter is not None:
             export_adapter(run.adapter, folder / "adapters" / run.clip.clip_id)
     write_results(folder, [run.result for run in runs])
-
-
-def mean_metrics(results: Iterable[ClipResult]) -> dict[str, float]:
-    """The mean over clips of every metric."""
-    results = list(results)
-    return {
-        name: float(np.mean([result.metrics.summary[name] for result in results]))
-        for name in metric_names(results)
-    }
-
-
-def mean_costs(results: Iterable[ClipResult]) -> dict[str, float]:
-    """Mean seconds per clip and the highest peak memory in MiB."""
-    results = list(results)
-    return {
-        "adapt_seconds_per_clip": float(np.mean([result.adapt_seconds for result in results])),
-        "generate_seconds_per_clip": float(np.mean([result.generate_seconds for result in results])),
-        "peak_memory_mib": max(result.peak_memory_bytes for result in results) / 2**20,
-    }
 
 
 def resolve_device(name: str) -> torch.device:

@@ -8,7 +8,8 @@ from lora_tta.adaptation.trajectory import LoraSettings
 from lora_tta.config import Params
 from lora_tta.data.clips import Clip
 from lora_tta.errors import UserError
-from lora_tta.experiment.runner import ClipRunner, mean_costs, mean_metrics
+from lora_tta.evaluation.results import mean_costs, mean_metrics
+from lora_tta.experiment.runner import ClipRunner
 from lora_tta.search.study import MEANS_ATTRIBUTE, finished_trials, retry_unfinished, run_next
 from lora_tta.tracking.runs import (
     create_run,

@@ -9,13 +9,11 @@ import pandas as pd
 from lora_tta.config import Params, load_params
 from lora_tta.data.clips import read_manifest
 from lora_tta.errors import UserError, report_user_errors
+from lora_tta.evaluation.definitions import METRIC_LABELS, UNTRAINED_NAME
 from lora_tta.evaluation.files import write_text
-from lora_tta.evaluation.metrics import METRIC_LABELS
-from lora_tta.evaluation.perceptual import UNTRAINED_NAME
 from lora_tta.evaluation.plots import write_plots
 from lora_tta.evaluation.report import ClipVideos, ReportContext, write_report
-from lora_tta.evaluation.results import ClipResult, compare, read_results
-from lora_tta.experiment.runner import mean_costs
+from lora_tta.evaluation.results import ClipResult, compare, mean_costs, read_results
 from lora_tta.stages.paths import (
     ADAPT,
     BASELINE,

@@ -12,8 +12,8 @@ import pandas as pd
 from mlflow.entities import Metric
 
 from lora_tta.config import TrackingParams
-from lora_tta.evaluation.results import clip_table, loss_table
-from lora_tta.experiment.runner import ClipRun, export_runs, mean_costs, mean_metrics
+from lora_tta.evaluation.results import clip_table, loss_table, mean_costs, mean_metrics
+from lora_tta.experiment.runner import ClipRun, export_runs
 
 KIND_TAG = "lora_tta.kind"
 # The most metrics that MLflow takes in one request.

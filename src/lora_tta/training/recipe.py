@@ -66,7 +66,7 @@ class TransformerRecipe:
     video: Video = field(default_factory=Video)
     optimisation: Optimisation = field(
         default_factory=lambda: Optimisation(
-            steps=5000, batch_size=96, learning_rate=1e-3, warmup_steps=400, compile=True
+            steps=4600, batch_size=96, learning_rate=1e-3, warmup_steps=300, compile=True
         )
     )
     config: dict[str, Any] = field(
