@@ -38,7 +38,7 @@ def test_a_wrong_value_is_one_line_that_names_its_key(tmp_path, change, named):
 
 
 def test_lpips_as_objective_demands_the_trained_backbone(tmp_path):
-    text = TEXT.replace("objective: psnr", "objective: lpips")
+    text = TEXT.replace("- metric: psnr", "- metric: lpips")
     with pytest.raises(UserError, match=r"evaluation\.lpips: required"):
         load_params(written(tmp_path, text))
     load_params(written(tmp_path, text.replace("lpips: auto", "lpips: required")))

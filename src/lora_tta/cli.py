@@ -45,6 +45,11 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--max-shard-size", default="5GB")
     convert.set_defaults(run=_convert)
 
+    search = commands.add_parser("search", help="work on the study outside `dvc repro`")
+    search.add_argument("--workers", type=int, help="processes, or jobs on a cluster")
+    search.add_argument("--cluster", choices=["slurm"], help="submit the workers as jobs")
+    search.set_defaults(run=_search)
+
     cache = commands.add_parser("cache", help="what the cache of finished work holds")
     cache.add_argument("--max-gigabytes", type=float, help="remove least recently used entries above this")
     cache.set_defaults(run=_cache)
@@ -88,8 +93,8 @@ def _import_ucf101(arguments: argparse.Namespace) -> None:
     root = load_params(PARAMS_FILE).data.root
     counts = import_ucf101(arguments.source, root, lists=arguments.lists, replace=arguments.replace)
     print(
-        f"{root}: {counts.imported} clips imported, {counts.already_there} were there, {counts.removed} removed; "
-        f"{counts.classes} classes, {counts.lists} lists"
+        f"{root}: {counts.imported} clips imported, {counts.already_there} were there, "
+        f"{counts.removed} removed; {counts.classes} classes, {counts.lists} lists"
     )
     subprocess.run(["dvc", "add", str(root)], check=True)
 
@@ -105,6 +110,12 @@ def _convert(arguments: argparse.Namespace) -> None:
         output_folder=arguments.output,
         max_shard_size=arguments.max_shard_size,
     )
+
+
+def _search(arguments: argparse.Namespace) -> None:
+    from lora_tta.stages.search import main as run_search
+
+    run_search(arguments.workers, arguments.cluster)
 
 
 def _cache(arguments: argparse.Namespace) -> None:

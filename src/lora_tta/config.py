@@ -43,11 +43,15 @@ class PreprocessParams(Section):
 
 
 class ModelParams(Section):
-    """The diffusers folder of the model, and where and in what precision it runs."""
+    """The diffusers folder of the model, and where and in what precision it runs.
+
+    ``num_threads`` is fixed because sums on the CPU differ in their last bits with the number of threads.
+    """
 
     path: Path
     device: Literal["auto", "cpu", "cuda"]
     dtype: Literal["float32", "bfloat16"]
+    num_threads: PositiveInt
 
 
 class AdaptationParams(Section):
@@ -89,17 +93,80 @@ class SearchSpace(Section):
     num_steps: Annotated[list[PositiveInt], Field(min_length=1)]
 
 
+Measured = Literal[
+    "psnr",
+    "ssim",
+    "lpips",
+    "lpips_untrained",
+    "temporal_consistency",
+    "adapt_seconds_per_clip",
+    "generate_seconds_per_clip",
+    "peak_memory_mib",
+]
+
+
+class Objective(Section):
+    """A mean over clips that the search optimises."""
+
+    metric: Measured
+    direction: Literal["minimize", "maximize"]
+
+
+class Constraint(Section):
+    """A mean over clips that a trial should keep at or below a value to count as feasible."""
+
+    metric: Measured
+    at_most: float
+
+
 class SearchParams(Section):
-    """The Optuna study. ``n_trials`` counts finished trials in all, over every run of the stage."""
+    """The Optuna study. ``n_trials`` counts finished trials in all, over every run of the stage.
+
+    ``storage`` is null for a journal file beside the other outputs, or the URL of a database.
+    """
 
     study_name: str
+    storage: str | None
     n_trials: PositiveInt
     num_clips: PositiveInt | None
-    sampler: Literal["tpe", "random", "grid"]
-    objective: Literal["psnr", "ssim", "lpips", "lpips_untrained", "temporal_consistency"]
-    direction: Literal["minimize", "maximize"]
+    sampler: Literal["grid", "random", "tpe", "gp", "qmc", "nsgaii"]
+    pruner: Literal["none", "wilcoxon", "median", "successive_halving", "hyperband"]
+    objectives: Annotated[list[Objective], Field(min_length=1)]
+    constraints: list[Constraint]
     seed: NonNegativeInt
     space: SearchSpace
+
+    @model_validator(mode="after")
+    def _pruner_has_one_objective(self) -> "SearchParams":
+        if self.pruner != "none" and len(self.objectives) > 1:
+            raise ValueError("pruner must be none with several objectives")
+        return self
+
+    @property
+    def num_finished(self) -> int:
+        """Finished trials the study shall have: ``n_trials``, or the size of the space if that is less."""
+        space = self.space
+        return min(self.n_trials, len(space.rank) * len(space.learning_rate) * len(space.num_steps))
+
+
+class SlurmParams(Section):
+    """What a worker asks of SLURM; null leaves an option to the cluster."""
+
+    partition: str | None
+    account: str | None
+    time_minutes: PositiveInt
+    gpus_per_worker: NonNegativeInt
+    cpus_per_worker: PositiveInt
+    memory_gb: PositiveInt | None
+    max_requeues: NonNegativeInt
+
+
+class WorkersParams(Section):
+    """How many processes work on the study, and where. Results do not depend on it."""
+
+    processes: PositiveInt
+    heartbeat_seconds: PositiveFloat
+    slurm: SlurmParams
 
 
 class TrackingParams(Section):
@@ -132,13 +199,15 @@ class Params(Section):
     generation: GenerationParams
     evaluation: EvaluationParams
     search: SearchParams
+    workers: WorkersParams
     tracking: TrackingParams
     cache: CacheParams
 
     @model_validator(mode="after")
-    def _objective_can_be_measured(self) -> "Params":
-        if self.search.objective == "lpips" and self.evaluation.lpips != "required":
-            raise ValueError("search.objective 'lpips' needs evaluation.lpips: required")
+    def _lpips_can_be_measured(self) -> "Params":
+        named = {item.metric for item in (*self.search.objectives, *self.search.constraints)}
+        if "lpips" in named and self.evaluation.lpips != "required":
+            raise ValueError("lpips in search.objectives or constraints needs evaluation.lpips: required")
         return self
 
 

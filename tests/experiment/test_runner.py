@@ -1,35 +1,15 @@
 """One clip through the whole method, from a raw video on, with a tiny model."""
 
-from pathlib import Path
-
-import av
 import numpy as np
 import pytest
-import torch
+from prepared_clips import prepare_clips
 
-from lora_tta.adaptation.conditioning import encode_conditioning
 from lora_tta.adaptation.trajectory import LoraSettings, adapt
-from lora_tta.config import Params
 from lora_tta.data.clips import read_manifest
-from lora_tta.data.preprocess import preprocess
-from lora_tta.data.video import read_conditioning_frames
 from lora_tta.experiment import runner as runner_module
 from lora_tta.experiment.runner import ClipRun, ClipRunner, export_runs
-from lora_tta.models.loading import load_pipeline
 
 SETTINGS = LoraSettings(rank=2, learning_rate=1e-2, num_steps=3)
-
-
-def write_raw_clip(root: Path, frames: np.ndarray) -> None:
-    """A lossless file at 24 fps in UCF-101's layout, so that resampling keeps every frame in its place."""
-    path = root / "Sliding" / "v_Sliding_g01_c01.avi"
-    path.parent.mkdir(parents=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("ffv1", rate=24)
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "bgr0"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
 
 
 @pytest.fixture
@@ -38,18 +18,7 @@ def prepare(params, tmp_path):
 
     def prepare(frames: np.ndarray, name: str) -> ClipRunner:
         folder = tmp_path / name
-        write_raw_clip(folder / "raw", frames)
-        values = params.model_dump()
-        values["data"]["root"], values["cache"]["path"] = folder / "raw", folder / "cache"
-        own = Params.model_validate(values)
-        preprocess(own.data, own.preprocess, folder / "clips", workers=1)
-        pipeline = load_pipeline(own.model.path, "cpu", torch.float32)
-        (folder / "encoded").mkdir()
-        for clip in read_manifest(folder / "clips"):
-            shown = read_conditioning_frames(folder / "clips", clip)
-            encode_conditioning(pipeline, shown, clip.caption).save(
-                folder / "encoded" / f"{clip.clip_id}.safetensors"
-            )
+        own, _ = prepare_clips(params, folder, [frames])
         return ClipRunner(own, folder / "clips", folder / "encoded", snapshot_steps=[1, 3])
 
     return prepare

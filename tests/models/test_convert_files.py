@@ -132,12 +132,13 @@ def test_interrupted_conversion_leaves_nothing(published_files, tiny_sizes, tmp_
     assert set(tmp_path.iterdir()) == before
 
 
-def test_index_of_shards_is_complete(published_files, tiny_sizes, tmp_path):
+def test_index_tells_the_one_shard_that_holds_a_tensor(published_files, tiny_sizes, tmp_path):
     folder = convert_checkpoint(
-        **published_files, output_folder=tmp_path / "out", max_shard_size="500KB", **tiny_sizes
+        **published_files, output_folder=tmp_path / "out", max_shard_size="100KB", **tiny_sizes
     )
-    index = json.loads((folder / "vae/diffusion_pytorch_model.safetensors.index.json").read_text())
-    tensors = load_file(published_files["vae_file"])
-    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in tensors.values())
-    assert index["weight_map"].keys() == tensors.keys()
-    assert set(index["weight_map"].values()) == {path.name for path in (folder / "vae").glob("*.safetensors")}
+    index_file = folder / "transformer/diffusion_pytorch_model.safetensors.index.json"
+    index = json.loads(index_file.read_text())
+    stored = [(key, path.name) for path in index_file.parent.glob("*.safetensors") for key in load_file(path)]
+    assert sorted(stored) == sorted(index["weight_map"].items())
+    published = load_file(published_files["transformer_file"])
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in published.values())

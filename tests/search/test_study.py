@@ -2,120 +2,95 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from lora_tta.config import SearchParams
+from lora_tta.errors import UserError
 from lora_tta.search.study import (
+    CLIPS_ATTRIBUTE,
+    JOURNAL_NAME,
+    MEANS_ATTRIBUTE,
     best_trial,
     finished_trials,
     open_study,
-    retry_unfinished,
-    run_next,
     trial_table,
 )
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+def finish(study, search, values, **tell):
+    for value in values:
+        trial = study.ask()
+        for name, choices in search.space.model_dump().items():
+            trial.suggest_categorical(name, choices)
+        trial.set_user_attr(MEANS_ATTRIBUTE, {"psnr": value})
+        trial.set_user_attr(CLIPS_ATTRIBUTE, 1)
+        study.tell(trial, **(tell or {"values": value}))
 
 
-@pytest.fixture
-def search() -> SearchParams:
-    return SearchParams(
-        study_name="s",
-        n_trials=6,
-        num_clips=None,
-        sampler="tpe",
-        objective="psnr",
-        direction="maximize",
-        seed=0,
-        space={"rank": [4, 8], "learning_rate": [1e-4, 5e-4], "num_steps": [5, 10, 20]},
-    )
+def test_the_study_survives_and_is_resumed(tmp_path, with_search):
+    params = with_search()
+    finish(open_study(tmp_path, params, {"model": "a"}), params.search, [1, 2, 3])
+    assert len(open_study(tmp_path, params, {"model": "a"}).trials) == 3
 
 
-def objective(trial, settings) -> float:
-    value = settings.rank + 1000 * settings.learning_rate - abs(settings.num_steps - 10) / 10
-    trial.set_user_attr("means", {"psnr": value})
-    return value
+def test_a_line_torn_by_a_crash_does_not_spoil_the_study(tmp_path, with_search):
+    params = with_search()
+    finish(open_study(tmp_path, params, {}), params.search, [1])
+    with (tmp_path / JOURNAL_NAME).open("ab") as journal:
+        journal.write(b'{"op_code": 8, "worker')
+    finish(open_study(tmp_path, params, {}), params.search, [2])
+    study = open_study(tmp_path, params, {})
+    assert [trial.value for trial in study.trials] == [1, 2]
 
 
-def interrupted(trial, settings):
-    raise KeyboardInterrupt
+def test_other_settings_or_another_space_begin_another_study(tmp_path, with_search):
+    params = with_search()
+    finish(open_study(tmp_path, params, {"model": "a"}), params.search, [1])
+    assert not open_study(tmp_path, params, {"model": "b"}).trials
+    space = params.search.space.model_dump() | {"rank": [4]}
+    assert not open_study(tmp_path, with_search(space=space), {"model": "a"}).trials
+    assert len(open_study(tmp_path, with_search(n_trials=5), {"model": "a"}).trials) == 1
 
 
-def finish(study, search, count):
-    for _ in range(count):
-        run_next(study, search, objective)
+def test_later_trials_do_not_change_the_result_for_a_smaller_number(tmp_path, with_search):
+    params = with_search()
+    study = open_study(tmp_path, params, {})
+    finish(study, params.search, [3, 5, 4])
+    table = trial_table(finished_trials(study, 3))
+    finish(study, params.search, [9, 1])
+    assert trial_table(finished_trials(study, 3)).equals(table)
+    assert best_trial(study, 3).value == 5
+    assert best_trial(study, 5).value == 9
 
 
-def points(study):
-    return [trial.params for trial in study.trials]
+@pytest.mark.parametrize(("direction", "best"), [("maximize", 5), ("minimize", 3)])
+def test_the_direction_decides_and_the_earlier_of_equals_wins(tmp_path, with_search, direction, best):
+    params = with_search(objectives=[{"metric": "psnr", "direction": direction}])
+    study = open_study(tmp_path, params, {})
+    finish(study, params.search, [5, 3, 5, 3, 4])
+    assert best_trial(study, 5).value == best
+    assert best_trial(study, 5).number == {5: 0, 3: 1}[best]
 
 
-def test_the_study_survives_and_is_resumed(tmp_path, search):
-    finish(open_study(tmp_path, search, {"model": "a"}), search, 3)
-    reopened = open_study(tmp_path, search, {"model": "a"})
-    assert len(reopened.trials) == 3
+def test_pruned_and_infeasible_trials_are_not_the_best_while_there_are_others(tmp_path, with_search):
+    params = with_search()
+    study = open_study(tmp_path, params, {})
+    finish(study, params.search, [1])
+    broken = study.ask()
+    for name, choices in params.search.space.model_dump().items():
+        broken.suggest_categorical(name, choices)
+    broken.set_constraint("adapt_seconds_per_clip", 2.0)
+    study.tell(broken, 9)
+    finish(study, params.search, [8], state=TrialState.PRUNED)
+    assert best_trial(study, 3).value == 1
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
-def test_an_interruption_does_not_change_what_is_tried(tmp_path, search, sampler):
-    search = search.model_copy(update={"sampler": sampler})
-    whole = open_study(tmp_path / "whole", search, {})
-    finish(whole, search, 12)
-    finish(open_study(tmp_path / "parts", search, {}), search, 5)
-    parts = open_study(tmp_path / "parts", search, {})
-    finish(parts, search, 7)
-    assert points(whole) == points(parts)
+def test_an_unreachable_database_is_one_line(tmp_path, with_search):
+    params = with_search(storage="sqlite:////nowhere/at/all.db")
+    with pytest.raises(UserError, match=r"search\.storage"):
+        open_study(tmp_path, params, {})
 
 
-def test_the_grid_visits_every_point_once(tmp_path, search):
-    study = open_study(tmp_path, search, {})
-    finish(study, search.model_copy(update={"sampler": "grid"}), 12)
-    assert len({tuple(point.items()) for point in points(study)}) == 12
-
-
-def test_other_settings_or_another_space_begin_another_study(tmp_path, search):
-    finish(open_study(tmp_path, search, {"model": "a"}), search, 1)
-    assert not open_study(tmp_path, search, {"model": "b"}).trials
-    smaller = search.model_copy(update={"space": search.space.model_copy(update={"rank": [4]})})
-    assert not open_study(tmp_path, smaller, {"model": "a"}).trials
-    more = search.model_copy(update={"n_trials": 100})
-    assert len(open_study(tmp_path, more, {"model": "a"}).trials) == 1
-
-
-def test_an_interrupted_trial_is_run_again_once(tmp_path, search):
-    study = open_study(tmp_path, search, {})
-    with pytest.raises(KeyboardInterrupt):
-        run_next(study, search, interrupted)
-    for _ in range(2):
-        study = open_study(tmp_path, search, {})
-        assert not retry_unfinished(study)
-    finish(study, search, 1)
-    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
-    assert points(study)[1] == points(study)[0]
-
-
-def test_a_trial_that_a_killed_process_left_running_is_run_again(tmp_path, search):
-    lost = open_study(tmp_path, search, {}).ask()
-    for name, choices in search.space.model_dump().items():
-        lost.suggest_categorical(name, choices)
-    study = open_study(tmp_path, search, {})
-    assert [trial.number for trial in retry_unfinished(study)] == [lost.number]
-    finish(study, search, 1)
-    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
-    assert points(study)[1] == lost.params
-
-
-def test_later_trials_do_not_change_the_result_for_a_smaller_number(tmp_path, search):
-    study = open_study(tmp_path, search, {})
-    finish(study, search, 4)
-    table = trial_table(finished_trials(study, 4))
-    best = best_trial(finished_trials(study, 4), "maximize").number
-    finish(study, search, 8)
-    assert trial_table(finished_trials(study, 4)).equals(table)
-    assert best_trial(finished_trials(study, 4), "maximize").number == best
-    assert table.loc[best, "value"] == table["value"].max()
-
-
-def test_minimising_takes_the_smallest(tmp_path, search):
-    study = open_study(tmp_path, search, {})
-    finish(study, search, 6)
-    trials = finished_trials(study, 6)
-    assert best_trial(trials, "minimize").value == min(trial.value for trial in trials)
+def test_a_database_serves_as_well_as_a_journal(tmp_path, with_search):
+    params = with_search(storage=f"sqlite:///{tmp_path}/study.db")
+    finish(open_study(tmp_path, params, {}), params.search, [1, 2])
+    assert isinstance(open_study(tmp_path, params, {}), optuna.Study)
+    assert len(open_study(tmp_path, params, {}).trials) == 2
+    assert not (tmp_path / JOURNAL_NAME).exists()

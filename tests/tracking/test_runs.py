@@ -11,7 +11,14 @@ from lora_tta.data.video import write_video
 from lora_tta.evaluation.definitions import ClipMetrics
 from lora_tta.evaluation.results import ClipResult
 from lora_tta.experiment.runner import ClipRun
-from lora_tta.tracking.runs import create_run, log_clip_runs, log_settings, open_experiment, tracked_run
+from lora_tta.tracking.runs import (
+    log_clip_runs,
+    log_settings,
+    open_experiment,
+    open_study_run,
+    open_trial_run,
+    tracked_run,
+)
 
 
 def clip_run(folder: Path, clip_id: str, psnr: float, adapted: bool = True) -> ClipRun:
@@ -83,12 +90,25 @@ def test_a_baseline_has_no_loss_and_no_adapters(experiment_id, tmp_path):
 
 
 def test_trials_are_children_of_their_study(experiment_id):
-    study = create_run(experiment_id, "study", "study")
-    with tracked_run(experiment_id, "trial 0", "trial", parent_run_id=study) as trial:
+    study = open_study_run(experiment_id, "study")
+    trial = open_trial_run(experiment_id, "trial 0", "study/0", study)
+    with tracked_run(experiment_id, "trial 0", "trial", run_id=trial):
         pass
-    tags = mlflow.MlflowClient().get_run(trial).data.tags
-    assert tags["mlflow.parentRunId"] == study
-    assert tags["lora_tta.kind"] == "trial"
+    run = mlflow.MlflowClient().get_run(trial)
+    assert run.data.tags["mlflow.parentRunId"] == study
+    assert run.data.tags["lora_tta.kind"] == "trial"
+    assert run.info.status == "FINISHED"
+
+
+def test_a_study_has_one_run_and_a_trial_taken_over_too(experiment_id):
+    study = open_study_run(experiment_id, "study")
+    assert open_study_run(experiment_id, "study") == study
+    left = open_trial_run(experiment_id, "trial 0", "study/0", study)
+    again = open_trial_run(experiment_id, "trial 0", "study/0", study)
+    other = open_trial_run(experiment_id, "trial 1", "study/1", study)
+    visible = {run.info.run_id for run in mlflow.MlflowClient().search_runs([experiment_id])}
+    assert visible == {study, again, other}
+    assert left not in visible
 
 
 def test_a_clip_may_have_any_name(experiment_id, tmp_path):

@@ -23,6 +23,7 @@ from lora_tta.evaluation.definitions import METRIC_DIRECTIONS, ClipMetrics
 from lora_tta.evaluation.files import write_csv
 from lora_tta.evaluation.statistics import PairedComparison, paired_comparison
 
+COST_NAMES = ("adapt_seconds_per_clip", "generate_seconds_per_clip", "peak_memory_mib")
 COST_COLUMNS = ("adapt_seconds", "generate_seconds", "peak_memory_bytes")
 
 
@@ -103,12 +104,13 @@ def mean_metrics(results: Sequence[ClipResult]) -> dict[str, float]:
 
 
 def mean_costs(results: Sequence[ClipResult]) -> dict[str, float]:
-    """Mean seconds per clip and the highest peak memory in MiB."""
-    return {
-        "adapt_seconds_per_clip": float(np.mean([result.adapt_seconds for result in results])),
-        "generate_seconds_per_clip": float(np.mean([result.generate_seconds for result in results])),
-        "peak_memory_mib": max(result.peak_memory_bytes for result in results) / 2**20,
-    }
+    """Mean seconds per clip and the highest peak memory in MiB, under :data:`COST_NAMES`."""
+    values = (
+        float(np.mean([result.adapt_seconds for result in results])),
+        float(np.mean([result.generate_seconds for result in results])),
+        max(result.peak_memory_bytes for result in results) / 2**20,
+    )
+    return dict(zip(COST_NAMES, values, strict=True))
 
 
 def write_results(folder: Path, results: Sequence[ClipResult]) -> None:

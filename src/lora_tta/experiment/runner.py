@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import Timeout
 
 from lora_tta.adaptation.conditioning import Conditioning
 from lora_tta.adaptation.lora import export_adapter, load_adapter, remove_adapter
@@ -60,27 +61,49 @@ class ClipRunner:
         clips: folder of the preprocessed clips.
         encoded: folder of the conditionings, ``<clip_id>.safetensors``.
         snapshot_steps: numbers of steps whose adapters are kept when a trajectory passes through them.
+        device_index: which of several GPUs, modulo their number.
     """
 
-    def __init__(self, params: Params, clips: Path, encoded: Path, snapshot_steps: Sequence[int] = ()):
+    def __init__(
+        self,
+        params: Params,
+        clips: Path,
+        encoded: Path,
+        snapshot_steps: Sequence[int] = (),
+        device_index: int = 0,
+    ):
         self.params = params
         self.clips = clips
         self.encoded = encoded
         self.snapshot_steps = snapshot_steps
-        self.device = resolve_device(params.model.device)
+        self.device = resolve_device(params.model.device, device_index)
+        torch.set_num_threads(params.model.num_threads)
         self.cache = ContentCache(params.cache.path, params.cache.max_bytes)
 
     def run(self, clip: Clip, settings: LoraSettings | None) -> ClipRun:
         """Continue a clip, adapted first unless ``settings`` is None, and measure frames 34-65."""
+        with self.cache.lock(self._result_key(clip, settings) | {"part": "whole"}):
+            return self._run(clip, settings)
+
+    def try_run(self, clip: Clip, settings: LoraSettings | None) -> bool:
+        """Do a clip in advance, unless it is done or in another process's hands; says whether it was."""
+        key = self._result_key(clip, settings)
+        lock = self.cache.lock(key | {"part": "whole"})
+        try:
+            with lock.acquire(timeout=0):
+                if self.cache.find("result", key):
+                    return False
+                self._run(clip, settings)
+                return True
+        except Timeout:
+            return False
+
+    def _run(self, clip: Clip, settings: LoraSettings | None) -> ClipRun:
         adapter = None if settings is None else self._adapter(clip, settings)
         continuation = self._continuation(clip, settings, adapter)
-        key = self._continuation_key(clip, settings) | {
-            "clip": clip.sha256,
-            "lpips": self._distance.name,
-        }
         measured = self.cache.fetch(
             "result",
-            key,
+            self._result_key(clip, settings),
             lambda folder: write_results(folder, [self._measure(clip, continuation, adapter)]),
         )
         return ClipRun(
@@ -106,7 +129,6 @@ class ClipRunner:
             "adaptation": self.params.adaptation.model_dump(),
             "generation": self.params.generation.model_dump(),
             "lpips": self._distance.name,
-            "objective": self.params.search.objective,
         }
 
     def strip(self, run: ClipRun) -> np.ndarray:
@@ -134,6 +156,7 @@ class ClipRunner:
             "code": code_version(),
             "device": self.device.type,
             "dtype": model.dtype,
+            "num_threads": model.num_threads,
         }
 
     def _adapter_key(self, clip: Clip, settings: LoraSettings, num_steps: int) -> dict:
@@ -154,6 +177,13 @@ class ClipRunner:
             "adapter": settings and self._adapter_key(clip, settings, settings.num_steps),
             "generation": self.params.generation.model_dump(),
             "seed": derive_seed(self.params.generation.seed, clip.clip_id),
+        }
+
+    def _result_key(self, clip: Clip, settings: LoraSettings | None) -> dict:
+        return self._continuation_key(clip, settings) | {
+            "clip": clip.sha256,
+            "class_name": clip.class_name,
+            "lpips": self._distance.name,
         }
 
     def _adapter(self, clip: Clip, settings: LoraSettings) -> Path:
@@ -239,8 +269,8 @@ def export_runs(folder: Path, runs: Sequence[ClipRun]) -> None:
     write_results(folder, [run.result for run in runs])
 
 
-def resolve_device(name: str) -> torch.device:
-    """``auto`` is CUDA where there is a GPU, else the CPU."""
+def resolve_device(name: str, index: int = 0) -> torch.device:
+    """``auto`` is CUDA where there is a GPU, else the CPU; ``index`` picks one of several GPUs."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name, index % torch.cuda.device_count()) if name == "cuda" else torch.device(name)

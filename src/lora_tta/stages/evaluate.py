@@ -80,7 +80,7 @@ def clip_videos(result: ClipResult) -> ClipVideos:
 
 def flat_settings(params: Params) -> dict[str, object]:
     """``section.key`` to value, of the sections that results depend on."""
-    sections = params.model_dump(mode="json", exclude={"tracking", "cache"})
+    sections = params.model_dump(mode="json", exclude={"workers", "tracking", "cache"})
     return pd.json_normalize(sections).iloc[0].to_dict()
 
 

@@ -7,6 +7,7 @@ ENCODED = Path("outputs/encoded")
 BASELINE = Path("outputs/baseline")
 SEARCH = Path("outputs/search")
 STUDY = SEARCH / "study"
+SLURM_LOGS = Path("outputs/slurm")
 BEST = SEARCH / "best.json"
 TRIALS = SEARCH / "trials.csv"
 ADAPT = Path("outputs/adapt")

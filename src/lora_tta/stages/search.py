@@ -8,31 +8,46 @@ from lora_tta.data.clips import read_manifest
 from lora_tta.errors import report_user_errors
 from lora_tta.evaluation.files import write_csv, write_text
 from lora_tta.experiment.runner import ClipRunner
+from lora_tta.search.launch import run_local_workers, run_slurm_workers
 from lora_tta.search.study import best_trial, finished_trials, open_study, trial_table
-from lora_tta.search.trials import run_trials
-from lora_tta.stages.paths import BEST, CLIPS, ENCODED, STUDY, TRIALS
+from lora_tta.search.worker import SearchFolders
+from lora_tta.stages.paths import BEST, CLIPS, ENCODED, SLURM_LOGS, STUDY, TRIALS
 
 
-def main() -> None:
-    """Bring the study to ``search.n_trials``; write ``trials.csv`` and ``best.json``."""
+def main(processes: int | None = None, cluster: str | None = None) -> None:
+    """Bring the study to ``search.n_trials``; write ``trials.csv`` and ``best.json``.
+
+    Args:
+        processes: number of workers; ``workers.processes`` if None.
+        cluster: ``slurm`` to submit the workers as jobs.
+    """
     params = load_params()
+    processes = processes or params.workers.processes
     clips = read_manifest(CLIPS)[: params.search.num_clips]
-    runner = ClipRunner(params, CLIPS, ENCODED, snapshot_steps=params.search.space.num_steps)
-    study = open_study(STUDY, params.search, runner.setting(clips))
-    run_trials(study, params, runner, clips)
+    folders = SearchFolders(CLIPS.absolute(), ENCODED.absolute(), STUDY.absolute())
+    if cluster == "slurm":
+        run_slurm_workers(params, folders, clips, processes, SLURM_LOGS)
+    else:
+        run_local_workers(params, folders, clips, processes)
 
-    trials = finished_trials(study, params.search.n_trials)
-    best = best_trial(trials, params.search.direction)
+    runner = ClipRunner(params, CLIPS, ENCODED)
+    study = open_study(STUDY, params, runner.setting(clips))
+    trials = finished_trials(study, params.search.num_finished)
+    best = best_trial(study, params.search.num_finished)
     write_csv(TRIALS, trial_table(trials))
+    objectives = {
+        objective.metric: value
+        for objective, value in zip(params.search.objectives, best.values, strict=True)
+    }
     summary = {
         "study": study.study_name,
         "trials": len(trials),
         "trial": best.number,
         "settings": best.params,
-        params.search.objective: best.value,
+        "objectives": objectives,
     }
     write_text(BEST, json.dumps(summary, indent=1) + "\n")
-    print(f"best of {len(trials)} trials: {best.params}, {params.search.objective} {best.value:.4f}")
+    print(f"best of {len(trials)} trials: {best.params}, {objectives}")
 
 
 if __name__ == "__main__":

@@ -9,13 +9,15 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pandas as pd
-from mlflow.entities import Metric
+from mlflow.entities import Metric, Run
+from mlflow.tracking.context.registry import resolve_tags
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from lora_tta.config import TrackingParams
 from lora_tta.evaluation.results import clip_table, loss_table, mean_costs, mean_metrics
 from lora_tta.experiment.runner import ClipRun, export_runs
 
-KIND_TAG = "lora_tta.kind"
+KIND_TAG, KEY_TAG = "lora_tta.kind", "lora_tta.key"
 # The most metrics that MLflow takes in one request.
 MAX_BATCH = 1000
 NOT_IN_IMAGE_KEYS = r"[^a-zA-Z0-9_\-. ]"
@@ -32,33 +34,47 @@ def open_experiment(params: TrackingParams) -> str:
 
 
 @contextmanager
-def tracked_run(
-    experiment_id: str, name: str, kind: str, parent_run_id: str | None = None, run_id: str | None = None
-) -> Iterator[str]:
+def tracked_run(experiment_id: str, name: str, kind: str, run_id: str | None = None) -> Iterator[str]:
     """A run that is open inside the ``with`` and ends as FINISHED, or as FAILED after an exception.
 
     Args:
         kind: ``study``, ``trial``, ``baseline`` or ``final``; a tag to filter by in the UI.
-        parent_run_id: makes it a child run.
-        run_id: continue this run.
+        run_id: continue this run instead of creating one.
 
     Yields:
         The run's id.
     """
-    with mlflow.start_run(
-        run_id=run_id,
-        experiment_id=experiment_id,
-        run_name=name,
-        parent_run_id=parent_run_id,
-        tags={KIND_TAG: kind},
-    ) as run:
+    tags = {KIND_TAG: kind}
+    with mlflow.start_run(run_id, experiment_id=experiment_id, run_name=name, tags=tags) as run:
         yield run.info.run_id
 
 
-def create_run(experiment_id: str, name: str, kind: str) -> str:
-    """A run to be filled later; returns its id."""
-    run = mlflow.MlflowClient().create_run(experiment_id, run_name=name, tags={KIND_TAG: kind})
-    return run.info.run_id
+def open_study_run(experiment_id: str, study_name: str) -> str:
+    """The id of the study's run, created if there is none. Not safe without a lock around it."""
+    runs = _find(experiment_id, study_name)
+    return runs[0].info.run_id if runs else _create(experiment_id, study_name, "study", study_name)
+
+
+def open_trial_run(experiment_id: str, name: str, key: str, parent_run_id: str) -> str:
+    """A new child run for a trial, in place of one that a killed process left half filled.
+
+    Not safe without a lock around it.
+
+    Args:
+        key: names the trial among all others; a tag by which its run is found again.
+    """
+    for run in _find(experiment_id, key):
+        mlflow.MlflowClient().delete_run(run.info.run_id)
+    return _create(experiment_id, name, "trial", key, {MLFLOW_PARENT_RUN_ID: parent_run_id})
+
+
+def _find(experiment_id: str, key: str) -> list[Run]:
+    return mlflow.MlflowClient().search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{key}'")
+
+
+def _create(experiment_id: str, name: str, kind: str, key: str, tags: Mapping[str, str] | None = None) -> str:
+    tags = resolve_tags({KIND_TAG: kind, KEY_TAG: key} | dict(tags or {}))
+    return mlflow.MlflowClient().create_run(experiment_id, tags=tags, run_name=name).info.run_id
 
 
 def log_settings(settings: Mapping[str, object]) -> None:

@@ -41,7 +41,7 @@ class VAERecipe:
     video: Video = field(default_factory=Video)
     optimisation: Optimisation = field(
         default_factory=lambda: Optimisation(
-            steps=4000, batch_size=16, learning_rate=1.5e-3, warmup_steps=100
+            steps=1200, batch_size=16, learning_rate=1.5e-3, warmup_steps=100
         )
     )
     config: dict[str, Any] = field(
@@ -54,19 +54,23 @@ class VAERecipe:
     )
     # The group norms see a whole clip, so every length that is encoded on its own is trained: length -> share.
     clip_lengths: dict[int, float] = field(default_factory=lambda: {65: 0.25, 33: 0.35, 17: 0.3, 1: 0.1})
-    frames_per_step: int = 132  # at most `batch_size` clips are cut so that a step sees about as many frames
+    frames_per_step: int = 200  # at most `batch_size` clips are cut so that a step sees about as many frames
     chroma_weight: float = 2.0  # of errors in the two colour differences, relative to those in brightness
-    kl_weight: float = 1e-4  # of the mean divergence per latent value, beside a mean squared error on [-1, 1]
+    latent_weight: float = 1.0  # of the error in the principal components
+    decode_targets: float = (
+        0.4  # share of the training in which the decoder is given the components themselves
+    )
+    kl_weight: float = 1e-4  # of the mean divergence per latent value
 
 
 @dataclass(frozen=True)
 class TransformerRecipe:
-    """The transformer and both text encoders, trained together on latents of the finished VAE."""
+    """The transformer and both text encoders, trained together in the VAE's latent space."""
 
     video: Video = field(default_factory=Video)
     optimisation: Optimisation = field(
         default_factory=lambda: Optimisation(
-            steps=4600, batch_size=96, learning_rate=1e-3, warmup_steps=300, compile=True
+            steps=3800, batch_size=96, learning_rate=1e-3, warmup_steps=300, compile=True
         )
     )
     config: dict[str, Any] = field(

@@ -1,24 +1,22 @@
-"""Train the embedded model's transformer and text encoders on latents of its finished VAE.
+"""Train the embedded model's transformer and text encoders in the latent space of its VAE.
 
-`python -m lora_tta.training.transformer --vae DIR --output DIR`
+`python -m lora_tta.training.transformer --latents FILE --output DIR`
 """
 
 import argparse
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from diffusers import AutoencoderKLHunyuanVideo
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from transformers import ByT5Tokenizer, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from lora_tta.data.synthetic import TRAINING_CLASSES
 from lora_tta.data.ucf101 import caption_of
-from lora_tta.models.frames import disable_framewise_coding, encode_video
 from lora_tta.models.packing import (
     build_condition,
     get_condition_mode,
@@ -29,6 +27,7 @@ from lora_tta.models.packing import (
 )
 from lora_tta.models.scheduling import add_noise, shift_timesteps, time_shift_alpha, velocity_target
 from lora_tta.models.transformer import OpenSoraTransformer3DModel
+from lora_tta.training.latents import LatentSpace
 from lora_tta.training.loop import completed_steps, optimise, step_generator
 from lora_tta.training.recipe import TransformerRecipe, describe
 from lora_tta.training.scenes import render_videos, scene_batches
@@ -84,114 +83,99 @@ class TextConditionedTransformer(nn.Module):
         ).sample
 
 
-@dataclass
-class LatentClips:
-    """Latents of rendered clips, each encoded as the model meets it: whole, and every condition alone.
-
-    Attributes:
-        latents: (B, C, T, H, W) of the whole clips.
-        references: for each mode with a condition, the latents of its frames encoded alone.
-        prompts: (B,) row of each clip's caption.
-    """
-
-    latents: Tensor
-    references: dict[str, Tensor]
-    prompts: Tensor
-
-
 class LatentBuffer:
     """The newest training clips as latents on the device; fresh ones replace the oldest.
 
-    Clip i lies in slot i modulo the size, so an interrupted training finds the same buffer again by encoding
+    Clip i lies in slot i modulo the size, so an interrupted training finds the same buffer again by rendering
     the clips that were in it.
+
+    Attributes:
+        latents: (size, C, T, H, W).
+        prompts: (size,) row of each clip's caption.
     """
 
     def __init__(
         self,
         recipe: TransformerRecipe,
-        vae: AutoencoderKLHunyuanVideo,
+        latent_space: LatentSpace,
         first_step: int,
-        accelerator: Accelerator,
+        device: torch.device,
         num_workers: int,
     ) -> None:
-        self.recipe, self.vae, self.accelerator = recipe, vae, accelerator
-        self.stored: LatentClips | None = None
-        refreshes = -(-recipe.optimisation.steps // recipe.refresh_every)
+        self.recipe, self.latent_space = recipe, latent_space.to(device)
+        fills = recipe.buffer_size // recipe.fresh_clips
         past = max(0, first_step - 1) // recipe.refresh_every
         self.next_clip = past * recipe.fresh_clips
         self.drawn = scene_batches(
             recipe.video,
             recipe.fresh_clips,
             first_seed=self.next_clip,
-            num_batches=recipe.buffer_size // recipe.fresh_clips + refreshes - past,
-            device=accelerator.device,
+            num_batches=fills + recipe.optimisation.steps // recipe.refresh_every + 1 - past,
+            device=device,
             num_workers=num_workers,
         )
-        for _ in range(recipe.buffer_size // recipe.fresh_clips):
+        video, size = recipe.video, recipe.buffer_size
+        shape = (
+            size,
+            len(latent_space.bias),
+            (video.num_frames - 1) // 4 + 1,
+            video.height // 8,
+            video.width // 8,
+        )
+        self.latents = torch.zeros(shape, device=device)
+        self.prompts = torch.zeros(size, dtype=torch.long, device=device)
+        for _ in range(fills):
             self.refresh()
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Render and encode the next clips into the slots of the oldest."""
+        """Render the next clips into the slots of the oldest."""
         scenes, class_index = next(self.drawn)
-        videos = render_videos(scenes, self.recipe.video)
-        conditions = {name: mode for name in self.recipe.modes if (mode := get_condition_mode(name))}
-        with self.accelerator.autocast():
-            latents = encode_video(self.vae, videos)
-            references = {
-                name: encode_video(self.vae, videos[:, :, : mode.num_frames])
-                for name, mode in conditions.items()
-            }
-        if self.stored is None:
-            size = self.recipe.buffer_size
-            self.stored = LatentClips(
-                latents.new_zeros(size, *latents.shape[1:]),
-                {name: value.new_zeros(size, *value.shape[1:]) for name, value in references.items()},
-                torch.zeros(size, dtype=torch.long, device=latents.device),
-            )
-        slots = (self.next_clip + torch.arange(len(latents), device=latents.device)) % self.recipe.buffer_size
-        self.stored.latents[slots] = latents
-        self.stored.prompts[slots] = class_index.to(latents.device)
-        for name, value in references.items():
-            self.stored.references[name][slots] = value
-        self.next_clip += len(latents)
+        slots = (self.next_clip + torch.arange(len(class_index))) % self.recipe.buffer_size
+        slots = slots.to(self.latents.device)
+        self.latents[slots] = self.latent_space.encode(render_videos(scenes, self.recipe.video))
+        self.prompts[slots] = class_index.to(self.latents.device)
+        self.next_clip += len(slots)
 
-    def draw(self, generator: torch.Generator) -> LatentClips:
-        """A random batch."""
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A random batch: latents (B, C, T, H, W) and prompt rows (B,)."""
         size, batch_size = self.recipe.buffer_size, self.recipe.optimisation.batch_size
-        rows = torch.randint(size, (batch_size,), generator=generator, device=self.stored.latents.device)
-        references = {name: value[rows] for name, value in self.stored.references.items()}
-        return LatentClips(self.stored.latents[rows], references, self.stored.prompts[rows])
+        rows = torch.randint(size, (batch_size,), generator=generator, device=self.latents.device)
+        return self.latents[rows], self.prompts[rows]
 
 
 def draw_conditions(
-    clips: LatentClips, recipe: TransformerRecipe, generator: torch.Generator
+    latents: Tensor, prompts: Tensor, recipe: TransformerRecipe, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Draw a mode for each clip and drop prompts and conditions for guidance.
+
+    Blocks are projected one by one, so the latents of conditioning frames encoded alone are a clip's first ones.
 
     Returns:
         Packed conditions (B, N, 68) and prompt rows (B,).
     """
-    shape, device = clips.latents.shape, clips.latents.device
+    batch, device = len(latents), latents.device
     shares = torch.tensor(list(recipe.modes.values()), device=device)
-    chosen = torch.multinomial(shares, shape[0], replacement=True, generator=generator)
-    dropped, unconditional = torch.rand(2, shape[0], generator=generator, device=device).split(1)
-    unconditional = unconditional[0] < recipe.unconditional
-    condition = 0
-    for index, name in enumerate(recipe.modes):
-        mask, reference = build_condition(name, clips.references.get(name), tuple(shape))
+    chosen = torch.multinomial(shares, batch, replacement=True, generator=generator)
+    drop_prompt, drop_all = torch.rand(2, batch, generator=generator, device=device)
+    unconditional = drop_all < recipe.unconditional
+    condition = torch.zeros((), device=device)
+    for index, mode in enumerate(recipe.modes):
+        known = get_condition_mode(mode)
+        reference = latents[:, :, : known.num_latent_frames] if known else None
+        mask, masked_reference = build_condition(mode, reference, tuple(latents.shape))
         use = ((chosen == index) & ~unconditional)[:, None, None]
-        condition = condition + use * pack_condition(mask.to(device), reference.to(device))
-    drop = (dropped[0] < recipe.prompt_dropout) | unconditional
-    return condition, torch.where(drop, EMPTY_PROMPT, clips.prompts)
+        condition = condition + use * pack_condition(mask, masked_reference).to(device)
+    drop = (drop_prompt < recipe.prompt_dropout) | unconditional
+    return condition, torch.where(drop, EMPTY_PROMPT, prompts)
 
 
 def train_transformer(
     recipe: TransformerRecipe,
-    vae: AutoencoderKLHunyuanVideo,
+    latent_space: LatentSpace,
     output: Path,
     resume: bool = False,
-    checkpoint_every: int = 1000,
+    checkpoint_every: int = 500,
     num_workers: int = 4,
     stop_after: int | None = None,
 ) -> TextConditionedTransformer:
@@ -203,22 +187,21 @@ def train_transformer(
     if settings.compile:
         model.transformer.compile_repeated_blocks()
     first_step = completed_steps(output) if resume else 0
-    vae = disable_framewise_coding(vae).to(accelerator.device).requires_grad_(False)
-    buffer = LatentBuffer(recipe, vae, first_step, accelerator, num_workers)
-    _, _, frames, height, width = buffer.stored.latents.shape
+    buffer = LatentBuffer(recipe, latent_space, first_step, accelerator.device, num_workers)
+    _, _, frames, height, width = buffer.latents.shape
     alpha = time_shift_alpha(height * width // 4, frames)
 
     def loss_of_step(prepared: nn.Module, step: int) -> Tensor:
-        if step % recipe.refresh_every == 0 and step > 0:
+        if step > 0 and step % recipe.refresh_every == 0:
             buffer.refresh()
         generator = step_generator(settings.seed, step, accelerator.device)
-        clips = buffer.draw(generator)
-        condition, prompts = draw_conditions(clips, recipe, generator)
-        noise = torch.randn(clips.latents.shape, generator=generator, device=accelerator.device)
-        normal = torch.randn(len(noise), generator=generator, device=accelerator.device)
+        latents, prompts = buffer.draw(generator)
+        condition, prompts = draw_conditions(latents, prompts, recipe, generator)
+        noise = torch.randn(latents.shape, generator=generator, device=latents.device)
+        normal = torch.randn(len(latents), generator=generator, device=latents.device)
         timesteps = shift_timesteps(normal.sigmoid(), alpha)
-        velocity = prepared(add_noise(clips.latents, noise, timesteps), timesteps, condition, prompts)
-        return mse_loss(velocity.float(), pack_latents(velocity_target(clips.latents, noise)))
+        velocity = prepared(add_noise(latents, noise, timesteps), timesteps, condition, prompts)
+        return mse_loss(velocity.float(), pack_latents(velocity_target(latents, noise)))
 
     done = optimise(
         accelerator, model, loss_of_step, settings, output, first_step, checkpoint_every, stop_after
@@ -235,7 +218,7 @@ def main() -> None:
     torch.set_float32_matmul_precision("high")
     recipe = TransformerRecipe()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--vae", type=Path, required=True, help="folder of the trained VAE")
+    parser.add_argument("--latents", type=Path, required=True, help="file of lora_tta.training.latents")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output")
     parser.add_argument("--steps", type=int, default=recipe.optimisation.steps)
@@ -255,7 +238,7 @@ def main() -> None:
     )
     train_transformer(
         replace(recipe, optimisation=settings),
-        AutoencoderKLHunyuanVideo.from_pretrained(arguments.vae),
+        LatentSpace.load(arguments.latents),
         arguments.output,
         arguments.resume,
         num_workers=arguments.workers,

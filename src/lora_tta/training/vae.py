@@ -1,7 +1,8 @@
-"""Train the embedded model's causal VAE: `python -m lora_tta.training.vae --output DIR`."""
+"""Train the embedded model's causal VAE: `python -m lora_tta.training.vae --latents FILE --output DIR`."""
 
 import argparse
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from lora_tta.data.synthetic import HELD_OUT_CLASSES, TRAINING_CLASSES
 from lora_tta.models.frames import disable_framewise_coding
+from lora_tta.training.latents import LatentSpace
 from lora_tta.training.loop import completed_steps, optimise, step_generator
 from lora_tta.training.recipe import VALIDATION_SEED, VAERecipe, Video, describe
 from lora_tta.training.scenes import excerpt, render_videos, scene_batches
@@ -28,9 +30,8 @@ OPPONENT_COLOURS = (
     (0.707107, -0.707107, 0.0),
     (0.408248, 0.408248, -0.816497),
 )
-INITIAL_LOG_VARIANCE = (
-    -6.0
-)  # of the posterior: noise as strong as the latents would hide them from the decoder
+TARGET_NOISE = 0.1  # standard deviation, on components with unit variance
+INITIAL_LOG_VARIANCE = -6.0  # of the posterior: as strong as the latents, its noise would hide them
 
 
 def build_vae(config: dict) -> AutoencoderKLHunyuanVideo:
@@ -52,23 +53,42 @@ def build_vae(config: dict) -> AutoencoderKLHunyuanVideo:
 
 
 class VAEObjective(nn.Module):
-    """Mean squared reconstruction error and a small divergence that keeps the latents near a unit normal."""
+    """Errors of the reconstruction and of the latents, and a small divergence that keeps the posterior defined."""
 
-    def __init__(self, vae: AutoencoderKLHunyuanVideo, kl_weight: float, chroma_weight: float) -> None:
+    def __init__(self, vae: AutoencoderKLHunyuanVideo, recipe: VAERecipe) -> None:
         super().__init__()
-        self.vae, self.kl_weight = vae, kl_weight
-        weights = torch.tensor((1.0, chroma_weight, chroma_weight)).sqrt()
+        self.vae, self.recipe = vae, recipe
+        weights = torch.tensor((1.0, recipe.chroma_weight, recipe.chroma_weight)).sqrt()
         self.register_buffer(
             "to_colours", weights[:, None] * torch.tensor(OPPONENT_COLOURS), persistent=False
         )
 
-    def forward(self, videos: Tensor, generator: torch.Generator) -> Tensor:
-        """Loss of videos (batch, 3, frames, height, width) in [-1, 1]."""
+    def forward(
+        self, videos: Tensor, targets: Tensor, decode_targets: bool, generator: torch.Generator
+    ) -> Tensor:
+        """Loss of a batch.
+
+        Args:
+            videos: (B, 3, F, H, W) in [-1, 1].
+            targets: their principal components (B, C, T, H/8, W/8).
+            decode_targets: draw from the components themselves, with some noise, while the encoder learns them.
+            generator: of the noise.
+        """
         posterior = self.vae.encode(videos).latent_dist
-        error = self.vae.decode(posterior.sample(generator)).sample.float() - videos
+        if decode_targets:
+            noise = torch.randn(targets.shape, generator=generator, device=targets.device)
+            latents = targets + TARGET_NOISE * noise
+        else:
+            latents = posterior.sample(generator)
+        error = self.vae.decode(latents).sample.float() - videos
         error = torch.einsum("ij,bj...->bi...", self.to_colours, error)
+        latent_error = posterior.mean.float() - targets
         divergence = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).float().mean()
-        return error.square().mean() + self.kl_weight * divergence
+        return (
+            error.square().mean()
+            + self.recipe.latent_weight * latent_error.square().mean()
+            + self.recipe.kl_weight * divergence
+        )
 
 
 @torch.no_grad()
@@ -88,27 +108,21 @@ def reconstruction_psnr(
 
 
 @torch.no_grad()
-def standardise_latents(vae: AutoencoderKLHunyuanVideo, video: Video, batches: int = 16) -> None:
-    """Give every channel of the scaled latents zero mean and unit variance over fresh training clips.
+def fold_scaling_factor(vae: AutoencoderKLHunyuanVideo) -> None:
+    """Make the scaled latents what the VAE was trained to produce, so that its published scaling factor holds.
 
-    The change is folded into the two 1x1x1 convolutions next to the latents, so reconstructions stay the same.
+    The factor goes into the two 1x1x1 convolutions next to the latents; reconstructions stay the same.
     """
-    drawn = scene_batches(video, 8, VALIDATION_SEED + 10_000, batches, vae.device)
-    latents = torch.cat([vae.encode(render_videos(scenes, video)).latent_dist.mode() for scenes, _ in drawn])
-    mean = latents.mean(dim=(0, 2, 3, 4))
-    std = latents.std(dim=(0, 2, 3, 4)) * vae.config.scaling_factor
-    before, after, channels = vae.quant_conv, vae.post_quant_conv, len(mean)
-
-    after.bias += (after.weight.flatten(1) @ mean[:, None])[:, 0]
-    after.weight *= std[None, :, None, None, None]
-    before.bias[:channels] -= mean
-    before.bias[:channels] /= std
-    before.weight[:channels] /= std[:, None, None, None, None]
-    before.bias[channels:] -= 2 * std.log()
+    factor, channels = vae.config.scaling_factor, vae.config.latent_channels
+    vae.quant_conv.weight[:channels] /= factor
+    vae.quant_conv.bias[:channels] /= factor
+    vae.quant_conv.bias[channels:] -= 2 * math.log(factor)
+    vae.post_quant_conv.weight *= factor
 
 
 def train_vae(
     recipe: VAERecipe,
+    latent_space: LatentSpace,
     output: Path,
     resume: bool = False,
     checkpoint_every: int = 500,
@@ -120,7 +134,7 @@ def train_vae(
     accelerator = Accelerator(mixed_precision=settings.mixed_precision)
     set_seed(settings.seed)
     vae = build_vae(recipe.config)
-    objective = VAEObjective(vae, recipe.kl_weight, recipe.chroma_weight)
+    objective = VAEObjective(vae, recipe)
     first_step = completed_steps(output) if resume else 0
     drawn = scene_batches(
         recipe.video,
@@ -130,6 +144,7 @@ def train_vae(
         device=accelerator.device,
         num_workers=num_workers,
     )
+    space = latent_space.to(accelerator.device)
     shares = torch.tensor(list(recipe.clip_lengths.values()))
 
     def loss_of_step(prepared: nn.Module, step: int) -> Tensor:
@@ -139,13 +154,18 @@ def train_vae(
         scenes, _ = next(drawn)
         clips = max(1, recipe.frames_per_step // length)
         videos = render_videos(excerpt(scenes, clips, start, length), recipe.video)
-        return prepared(videos, step_generator(settings.seed, step, accelerator.device))
+        return prepared(
+            videos,
+            space.encode(videos),
+            decode_targets=step < recipe.decode_targets * settings.steps,
+            generator=step_generator(settings.seed, step, accelerator.device),
+        )
 
     done = optimise(
         accelerator, objective, loss_of_step, settings, output, first_step, checkpoint_every, stop_after
     )
     if done and accelerator.is_main_process:
-        standardise_latents(vae, recipe.video)
+        fold_scaling_factor(vae)
         vae.save_pretrained(output / "vae")
         (output / "recipe.json").write_text(json.dumps(describe(recipe), indent=2))
     return vae
@@ -156,6 +176,7 @@ def main() -> None:
     torch.set_float32_matmul_precision("high")
     recipe = VAERecipe()
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--latents", type=Path, required=True, help="file of lora_tta.training.latents")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output")
     parser.add_argument("--steps", type=int, default=recipe.optimisation.steps)
@@ -174,6 +195,7 @@ def main() -> None:
     )
     vae = train_vae(
         replace(recipe, optimisation=settings),
+        LatentSpace.load(arguments.latents),
         arguments.output,
         arguments.resume,
         num_workers=arguments.workers,

@@ -1,0 +1,85 @@
+"""Starting the workers of a study: in this process, in several on this machine, or on a SLURM cluster."""
+
+import multiprocessing
+from collections.abc import Sequence
+from pathlib import Path
+
+import submitit
+from submitit.helpers import Checkpointable
+
+from lora_tta.config import Params
+from lora_tta.data.clips import Clip
+from lora_tta.errors import UserError
+from lora_tta.search.worker import SearchFolders, run_worker
+
+
+def run_local_workers(params: Params, folders: SearchFolders, clips: Sequence[Clip], processes: int) -> None:
+    """Run ``processes`` workers on this machine until the study is finished.
+
+    A worker that dies is not replaced; the others take its work over.
+
+    Raises:
+        UserError: all of them died.
+    """
+    if processes == 1:
+        run_worker(params, folders, clips)
+        return
+    # The server imports torch once for all workers, and forks them before CUDA or a thread is up.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([run_worker.__module__])
+    workers = [
+        context.Process(target=run_worker, args=(params, folders, clips, index)) for index in range(processes)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    if all(worker.exitcode for worker in workers):
+        codes = ", ".join(str(worker.exitcode) for worker in workers)
+        raise UserError(f"all {processes} workers ended early (exit codes {codes}): see above, and run again")
+
+
+class ClusterWorker(Checkpointable):
+    """A worker as a cluster's job; after a preemption or a time-out submitit starts it again."""
+
+    def __call__(self, params: Params, folders: SearchFolders, clips: Sequence[Clip]) -> None:
+        """Work until the study is finished."""
+        run_worker(params, folders, clips)
+
+
+def run_slurm_workers(
+    params: Params, folders: SearchFolders, clips: Sequence[Clip], count: int, logs: Path
+) -> None:
+    """Submit ``count`` workers as SLURM jobs and wait for them; a preempted one is requeued.
+
+    Args:
+        logs: folder for submitit's job files and the workers' output, on a disk the nodes share.
+
+    Raises:
+        UserError: SLURM is not there, refuses the jobs, or none of them ended well.
+    """
+    slurm = params.workers.slurm
+    try:
+        executor = submitit.SlurmExecutor(folder=logs, max_num_timeout=slurm.max_requeues)
+        executor.update_parameters(
+            job_name=params.search.study_name,
+            time=slurm.time_minutes,
+            cpus_per_task=slurm.cpus_per_worker,
+            **{
+                name: value
+                for name, value in {
+                    "partition": slurm.partition,
+                    "account": slurm.account,
+                    "gres": f"gpu:{slurm.gpus_per_worker}" if slurm.gpus_per_worker else None,
+                    "mem": f"{slurm.memory_gb}GB" if slurm.memory_gb else None,
+                }.items()
+                if value is not None
+            },
+        )
+        jobs = [executor.submit(ClusterWorker(), params, folders, clips) for _ in range(count)]
+    except (RuntimeError, submitit.core.utils.FailedJobError) as error:
+        raise UserError(f"SLURM took no job ({' '.join(str(error).split())}): see workers.slurm") from None
+    print(f"{count} workers submitted as jobs {', '.join(job.job_id for job in jobs)}; output in {logs}")
+    failures = [job for job in jobs if job.exception() is not None]
+    if len(failures) == len(jobs):
+        raise UserError(f"no worker ended well: see {logs}, and run again")

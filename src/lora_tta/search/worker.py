@@ -1,0 +1,198 @@
+"""One worker of a study: claims trials, runs them clip by clip, and helps others when none is left."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from tqdm import tqdm
+
+from lora_tta.config import Params, SearchSpace
+from lora_tta.data.clips import Clip
+from lora_tta.errors import UserError
+from lora_tta.evaluation.results import COST_NAMES, mean_costs, mean_metrics
+from lora_tta.experiment.fingerprint import derive_seed
+from lora_tta.experiment.runner import ClipRun, ClipRunner
+from lora_tta.search.heartbeat import Heartbeat
+from lora_tta.search.sampling import build_sampler
+from lora_tta.search.study import (
+    CLIPS_ATTRIBUTE,
+    FINISHED_STATES,
+    MEANS_ATTRIBUTE,
+    open_study,
+    settings_of,
+)
+from lora_tta.tracking.runs import (
+    log_clip_runs,
+    log_settings,
+    open_experiment,
+    open_study_run,
+    open_trial_run,
+    tracked_run,
+)
+
+WORKER_ATTRIBUTE = "worker"
+
+
+@dataclass(frozen=True)
+class SearchFolders:
+    """Where a search reads and writes."""
+
+    clips: Path
+    encoded: Path
+    study: Path
+
+
+class Worker:
+    """Works on a study beside any number of others, in other processes and on other machines.
+
+    - A trial belongs to one worker at a time, whose name it carries. Trials are claimed under a lock, and
+      the trial of a worker that has died is claimed again, under its old number.
+    - The work on a clip lies in the cache, so whatever a dead worker finished is not done again.
+    - A worker that finds no trial to claim takes clips of running trials from their end.
+
+    Args:
+        params: of the pipeline.
+        folders: of this search.
+        clips: in the order in which every trial goes through them.
+        index: of this worker among those of its machine; picks the GPU.
+    """
+
+    def __init__(self, params: Params, folders: SearchFolders, clips: Sequence[Clip], index: int = 0):
+        self.params = params
+        self.search = params.search
+        self.clips = clips
+        self.runner = ClipRunner(
+            params, folders.clips, folders.encoded, params.search.space.num_steps, device_index=index
+        )
+        self._check_metrics()
+        self.study = open_study(folders.study, params, self.runner.setting(clips))
+        self._lock = self.runner.cache.lock({"study": self.study.study_name})
+        self._tracking_lock = self.runner.cache.lock({"tracking": params.tracking.uri})
+        self._heartbeat = Heartbeat(
+            params.cache.path / "workers" / self.study.study_name, params.workers.heartbeat_seconds
+        )
+        self._shows_progress = index == 0
+
+    def work(self) -> None:
+        """Return when the study has all its trials finished."""
+        with self._tracking_lock:
+            experiment_id = open_experiment(self.params.tracking)
+            parent_run_id = open_study_run(experiment_id, self.study.study_name)
+        progress = tqdm(
+            total=self.search.num_finished, desc="search", unit="trial", disable=not self._shows_progress
+        )
+        with self._heartbeat, progress:
+            while True:
+                progress.update(len(self._trials(*FINISHED_STATES)) - progress.n)
+                trial = self._claim()
+                if trial is not None:
+                    self._run(trial, experiment_id, parent_run_id)
+                elif not self._trials(TrialState.RUNNING):
+                    break
+                elif not self._help():
+                    time.sleep(min(1.0, self.params.workers.heartbeat_seconds))
+            progress.update(self.search.num_finished - progress.n)
+
+    def _claim(self) -> optuna.Trial | None:
+        """A trial that a dead worker left, or a new one if the study needs more, or None."""
+        with self._lock:
+            running = self._trials(TrialState.RUNNING)
+            orphans = [
+                trial
+                for trial in running
+                if not self._heartbeat.is_alive(trial.user_attrs.get(WORKER_ATTRIBUTE))
+            ]
+            if not orphans and len(running) + len(self._trials(*FINISHED_STATES)) >= self.search.num_finished:
+                return None
+            number = orphans[0].number if orphans else len(self.study.trials)
+            # A seed of its own for each trial: what is suggested does not depend on interruptions.
+            self.study.sampler = build_sampler(self.search, derive_seed(self.search.seed, str(number)))
+            trial = optuna.Trial(self.study, orphans[0]._trial_id) if orphans else self.study.ask()
+            trial.set_user_attr(WORKER_ATTRIBUTE, self._heartbeat.worker_id)
+            for name, choices in self.search.space.model_dump().items():
+                trial.suggest_categorical(name, choices)
+            return trial
+
+    def _run(self, trial: optuna.Trial, experiment_id: str, parent_run_id: str) -> None:
+        """Run a claimed trial on the clips, log it, and tell the study."""
+        point = ", ".join(f"{name} {value:g}" for name, value in trial.params.items())
+        name = f"trial {trial.number:03d}: {point}"
+        key = f"{self.study.study_name}/{trial.number}"
+        with self._tracking_lock:
+            run_id = open_trial_run(experiment_id, name, key, parent_run_id)
+        with tracked_run(experiment_id, name, "trial", run_id=run_id):
+            log_settings(
+                trial.params
+                | self.params.model_dump(mode="json", include={"adaptation", "generation", "model"})
+            )
+            runs, pruned = self._run_clips(trial, name)
+            log_clip_runs(runs, {run.clip.clip_id: self.runner.strip(run) for run in runs})
+            mlflow.set_tag("lora_tta.state", "pruned" if pruned else "complete")
+        results = [run.result for run in runs]
+        means = mean_metrics(results) | mean_costs(results)
+        with self._lock:
+            # A worker that was taken for dead has lost the trial and must not tell its outcome twice.
+            if self._trial(trial.number).user_attrs[WORKER_ATTRIBUTE] != self._heartbeat.worker_id:
+                return
+            trial.set_user_attr(MEANS_ATTRIBUTE, means)
+            trial.set_user_attr(CLIPS_ATTRIBUTE, len(runs))
+            for constraint in self.search.constraints:
+                trial.set_constraint(constraint.metric, means[constraint.metric] - constraint.at_most)
+            if pruned:
+                self.study.tell(trial, state=TrialState.PRUNED)
+            else:
+                self.study.tell(trial, [means[objective.metric] for objective in self.search.objectives])
+
+    def _run_clips(self, trial: optuna.Trial, name: str) -> tuple[list[ClipRun], bool]:
+        """The clips in order, until the pruner stops the trial; says whether it did."""
+        settings, runs = settings_of(trial), []
+        for index, clip in enumerate(
+            tqdm(self.clips, name, unit="clip", leave=False, disable=not self._shows_progress)
+        ):
+            runs.append(self.runner.run(clip, settings))
+            metric = self.search.objectives[0].metric
+            if len(self.search.objectives) > 1:
+                continue
+            values = [(mean_metrics([run.result]) | mean_costs([run.result]))[metric] for run in runs]
+            mlflow.log_metric(f"running_{metric}", float(np.mean(values)), step=index + 1)
+            # Wilcoxon's test pairs the values of single clips; the other pruners compare running means.
+            trial.report(values[-1] if self.search.pruner == "wilcoxon" else float(np.mean(values)), index)
+            if index + 1 < len(self.clips) and trial.should_prune():
+                return runs, True
+        return runs, False
+
+    def _help(self) -> bool:
+        """Do one clip of a running trial that nobody works on; False if there is none."""
+        if self.search.pruner != "none":
+            return False  # The clips at a trial's end may never be needed.
+        return any(
+            self.runner.try_run(clip, settings_of(trial))
+            for trial in self._trials(TrialState.RUNNING)
+            if len(trial.params) == len(SearchSpace.model_fields)
+            for clip in reversed(self.clips)
+        )
+
+    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=states)
+
+    def _trial(self, number: int) -> FrozenTrial:
+        return self.study.get_trials(deepcopy=False)[number]
+
+    def _check_metrics(self) -> None:
+        measured = [*self.runner.metric_names, *COST_NAMES]
+        for item in (*self.search.objectives, *self.search.constraints):
+            if item.metric not in measured:
+                raise UserError(
+                    f"search: {item.metric} cannot be measured with evaluation.lpips: "
+                    f"{self.params.evaluation.lpips}; choose one of {', '.join(measured)}"
+                )
+
+
+def run_worker(params: Params, folders: SearchFolders, clips: Sequence[Clip], index: int = 0) -> None:
+    """Build a worker and let it work; the entry point of a process of its own."""
+    Worker(params, folders, clips, index).work()
