@@ -24,7 +24,7 @@ lint: setup
 setup: .venv/.ready
 
 pull: setup                 ## the versioned data and model, from the remote in the repository
-	dvc pull --quiet data.dvc models.dvc
+	dvc pull --quiet data.dvc models/embedded.dvc
 
 .venv/.ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info[:2] <= (3, 13), "Python 3.11 to 3.13 is needed, e.g. make PYTHON=python3.12"'

@@ -11,6 +11,9 @@ from transformers import ByT5Tokenizer, CLIPTextConfig, CLIPTextModel, T5Config,
 from lora_tta.config import Params, load_params
 from lora_tta.models import OpenSoraContinuationPipeline, OpenSoraTransformer3DModel
 
+# The tests run in two processes; threads of both on two cores would wait for each other.
+torch.set_num_threads(1)
+
 REPOSITORY = Path(__file__).parent.parent
 
 

@@ -100,7 +100,7 @@ def _import_ucf101(arguments: argparse.Namespace) -> None:
 
 
 def _convert(arguments: argparse.Namespace) -> None:
-    from lora_tta.models.convert import convert_checkpoint
+    from lora_tta.models.convert_files import convert_checkpoint
 
     convert_checkpoint(
         transformer_file=arguments.transformer,

@@ -7,7 +7,7 @@ from prepared_clips import prepare_clips
 from lora_tta.adaptation.trajectory import LoraSettings, adapt
 from lora_tta.data.clips import read_manifest
 from lora_tta.experiment import runner as runner_module
-from lora_tta.experiment.runner import ClipRun, ClipRunner, export_runs
+from lora_tta.experiment.runner import ClipRun, ClipRunner, export_runs, strip
 
 SETTINGS = LoraSettings(rank=2, learning_rate=1e-2, num_steps=3)
 
@@ -120,6 +120,6 @@ def test_an_export_holds_tables_videos_and_adapters(prepare, moving_frames, tmp_
 
 def test_a_strip_shows_ground_truth_above_the_continuation(prepare, moving_frames):
     runner = prepare(moving_frames, "clip")
-    strip = runner.strip(runner.run(only_clip(runner), None))
-    assert strip.dtype == np.uint8
-    assert strip.shape[1] > strip.shape[0]
+    image = strip(runner.clips, runner.run(only_clip(runner), None))
+    assert image.dtype == np.uint8
+    assert image.shape[1] > image.shape[0]

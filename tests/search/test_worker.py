@@ -5,75 +5,13 @@ import os
 import random
 import signal
 import time
-from pathlib import Path
 
-import mlflow
-import numpy as np
 import pytest
 from optuna.trial import TrialState
-from prepared_clips import prepare_clips
 
-from lora_tta.config import Params
-from lora_tta.experiment.runner import ClipRunner
 from lora_tta.search.launch import run_local_workers
-from lora_tta.search.study import open_study
-from lora_tta.search.worker import SearchFolders, Worker, run_worker
-
-
-class Search:
-    """A study on a few clips, in a folder of its own."""
-
-    def __init__(self, params: Params, folder: Path, videos: list[np.ndarray]):
-        values = params.model_dump()
-        values["tracking"] |= {"uri": f"sqlite:///{folder}/mlflow.db", "artifact_root": folder / "artifacts"}
-        self.params, self.clips = prepare_clips(Params.model_validate(values), folder, videos)
-        self.folders = SearchFolders(folder / "clips", folder / "encoded", folder / "study")
-
-    def worker(self) -> Worker:
-        return Worker(self.params, self.folders, self.clips)
-
-    def study(self):
-        runner = ClipRunner(self.params, self.folders.clips, self.folders.encoded)
-        return open_study(self.folders.study, self.params, runner.setting(self.clips))
-
-    def outcome(self) -> dict[int, tuple]:
-        """State, point and value by trial number."""
-        return {
-            trial.number: (trial.state, tuple(trial.params.items()), trial.values)
-            for trial in self.study().trials
-        }
-
-    def tracked(self) -> dict[str, list[tuple[str, float]]]:
-        """Status and PSNR of the visible runs by the trial or study they belong to."""
-        mlflow.set_tracking_uri(self.params.tracking.uri)
-        found: dict[str, list[tuple[str, float]]] = {}
-        for run in mlflow.search_runs(search_all_experiments=True, output_format="list"):
-            outcome = (run.info.status, run.data.metrics.get("psnr"))
-            found.setdefault(run.data.tags["lora_tta.key"].partition("/")[2], []).append(outcome)
-        return found
-
-    def entries(self, kind: str) -> dict[str, int]:
-        """Cache entries of a kind with the inode that changes when one is made again."""
-        return {entry.name: entry.stat().st_ino for entry in self.params.cache.path.glob(f"{kind}/*")}
-
-
-@pytest.fixture
-def search_in(with_search, tmp_path, moving_frames):
-    def build(name: str, num_clips: int = 2, workers: dict | None = None, **changes) -> Search:
-        params = with_search(
-            **{
-                "sampler": "grid",
-                "space": {"rank": [2], "learning_rate": [1e-3, 1e-2], "num_steps": [1, 2]},
-                **changes,
-            }
-        )
-        values = params.model_dump()
-        values["workers"] |= {"heartbeat_seconds": 0.3, **(workers or {})}
-        values["model"]["num_threads"] = 1
-        videos = [np.roll(moving_frames, 7 * number, axis=1) for number in range(num_clips)]
-        return Search(Params.model_validate(values), tmp_path / name, videos)
-
-    return build
+from lora_tta.search.study import settings_of
+from lora_tta.search.worker import run_worker
 
 
 def test_a_worker_finishes_the_study_and_logs_every_trial_once(search_in):
@@ -111,13 +49,7 @@ def test_an_idle_worker_takes_clips_of_a_running_trial_from_its_end(search_in):
         assert helper._help()
     assert len(search.entries("result")) == 1
     assert search.worker().runner.try_run(search.clips[0], None)
-    assert not helper.runner.try_run(search.clips[-1], helper_settings(search))
-
-
-def helper_settings(search: Search):
-    from lora_tta.search.study import settings_of
-
-    return settings_of(search.study().trials[0])
+    assert not helper.runner.try_run(search.clips[-1], settings_of(search.study().trials[0]))
 
 
 def test_a_living_workers_trial_is_left_alone_and_a_dead_ones_is_taken_over(search_in):

@@ -23,7 +23,7 @@ SMALL = [
     "search.space.learning_rate=[1.0e-3, 2.0e-3, 4.0e-3]",
     "search.space.num_steps=[1]",
 ]
-TRACKED = ("dvc.yaml", "params.yaml", "data.dvc", "models.dvc", ".dvcignore", ".gitignore")
+TRACKED = ("dvc.yaml", "params.yaml", "data.dvc", "models/embedded.dvc", ".dvcignore", ".gitignore")
 
 
 class Workspace:
@@ -64,7 +64,7 @@ class Workspace:
 @pytest.mark.slow
 def test_the_pipeline_from_pull_to_report(tmp_path):
     workspace = Workspace(tmp_path)
-    workspace.run("dvc", "pull", "data.dvc", "models.dvc")
+    workspace.run("dvc", "pull", "data.dvc", "models/embedded.dvc")
     workspace.run("lora-tta", "params", *SMALL)
 
     stages = {"preprocess", "encode", "baseline", "search", "adapt", "evaluate"}

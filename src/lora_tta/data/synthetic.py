@@ -1,15 +1,11 @@
 """Procedural video clips: the data of the embedded experiment and of the embedded model's training.
 
-A clip is a stack of four layers, a background and up to three objects. Each layer is a band-limited texture (plane
-waves, rings, spokes) behind a soft-edged outline, moved by one affine map per frame; a class is a rule for drawing
-those layers. Positions are in half widths of the picture: x runs over [-1, 1], y downwards over the same scale, so
-rendering at another aspect ratio is a centre crop of the same scene. Times are in seconds, so the frame rate changes
-the sampling of a motion and not the motion.
+A class is a rule for drawing a layered scene (`lora_tta.data.layered_scene`). Times are in seconds, so the
+frame rate changes the sampling of a motion and not the motion.
 """
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -17,52 +13,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-NUM_LAYERS = 4
-NUM_WAVES = 3
-EDGE_WIDTH = 0.012  # softness of an outline, in half widths: under one pixel of a 64x112 picture
+from lora_tta.data.layered_scene import MOTION_FIELDS, NUM_WAVES, Layer, Scene, render_scenes, stack_layers
+
 DATASET_SEED = 1_000_000_000  # far from the seeds that training draws from, which count up from 0
-MOTION_FIELDS = {"matrix": (2, 2), "offset": (2,), "lobe_phase": (), "ripple_phase": (), "slide": (2,)}
 MIDDLE = 1.35  # seconds; frame 33 at 24 fps, where zooms and crossing objects are centred
-
-Scene = dict[str, Tensor]
-
-
-@dataclass
-class Layer:
-    """One textured layer; the arrays with a leading `frames` axis hold its motion."""
-
-    matrix: np.ndarray  # (frames, 2, 2): picture position -> layer position, together with `offset`
-    offset: np.ndarray  # (frames, 2)
-    base: np.ndarray  # (3,) mean colour
-    colours: (
-        np.ndarray
-    )  # (NUM_WAVES + 2, 3): amplitude per channel of each wave, then of the rings and the spokes
-    waves: np.ndarray  # (NUM_WAVES, 2) wave vectors, radians per half width
-    phases: np.ndarray  # (NUM_WAVES + 2,)
-    gain: float  # 0: sinusoids; larger: squarer profiles
-    ring_frequency: float = 0.0
-    ring_centre: np.ndarray = field(default_factory=lambda: np.zeros(2))
-    spokes: float = 0.0
-    size: np.ndarray = field(default_factory=lambda: np.ones(2))  # half extents at rest
-    opacity: float = 1.0
-    bounded: float = 1.0  # 0: fills the picture
-    exponent: float = 2.0  # of the outline's norm: 2 is an ellipse, 8 a rounded box
-    lobes: float = 0.0
-    lobe_depth: float = 0.0
-    lobe_phase: np.ndarray | float = 0.0  # (frames,)
-    slide: np.ndarray | float = 0.0  # (frames, 2) texture motion inside a resting outline
-    ripple: np.ndarray = field(default_factory=lambda: np.zeros(2))  # displacement amplitude
-    ripple_wave: np.ndarray = field(default_factory=lambda: np.zeros(2))
-    ripple_phase: np.ndarray | float = 0.0  # (frames,)
-    shading: float = 0.0  # darkening towards the outline
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Every field as a float32 array, motion fields expanded over the frames."""
-        frames = len(self.matrix)
-        values = {f.name: np.asarray(getattr(self, f.name), dtype=np.float32) for f in fields(self)}
-        for name, shape in MOTION_FIELDS.items():
-            values[name] = np.broadcast_to(values[name], (frames, *shape))
-        return values
 
 
 def _signed(rng: np.random.Generator, low: float, high: float) -> float:
@@ -118,7 +72,7 @@ def _rotation(angle: np.ndarray) -> np.ndarray:
 def _camera(
     t: np.ndarray, velocity=(0.0, 0.0), zoom: float = 0.0, roll: float = 0.0, pivot=(0.0, 0.0)
 ) -> dict:
-    """Background seen by a camera with constant velocity, rate of zoom (1/s) and rate of roll (rad/s) round `pivot`."""
+    """Background under a camera of constant velocity, zoom rate (1/s), and roll (rad/s) round `pivot`."""
     pivot = np.asarray(pivot)
     matrix = np.exp(-zoom * (t - MIDDLE))[:, None, None] * _rotation(roll * t)
     return {"matrix": matrix, "offset": t[:, None] * np.asarray(velocity) - matrix @ pivot, "bounded": 0.0}
@@ -130,7 +84,7 @@ def _slow_pan(rng: np.random.Generator, t: np.ndarray) -> dict:
 
 
 def _placed(centre: np.ndarray, angle: np.ndarray, size, stretch: np.ndarray | float = 1.0) -> dict:
-    """An object at `centre` (frames, 2), turned by `angle` (frames,), of half extents `size`, stretched along its x."""
+    """An object at `centre` (frames, 2), turned by `angle` (frames,), of half extents `size`."""
     size = np.broadcast_to(np.asarray(size, dtype=float), (2,))
     stretch = np.broadcast_to(stretch, angle.shape)
     extents = size * np.stack((stretch, 1 / stretch), axis=-1)
@@ -257,7 +211,7 @@ CLASSES = TRAINING_CLASSES + HELD_OUT_CLASSES
 
 
 def draw_scene(class_name: str, seed: int, num_frames: int, fps: float) -> Scene:
-    """Draw one clip's layers: a dictionary of float32 CPU tensors (layers, ...), the same for the same arguments.
+    """Draw one clip's scene: float32 CPU tensors (layers, ...), the same for the same arguments.
 
     Args:
         class_name: one of `CLASSES`.
@@ -272,78 +226,7 @@ def draw_scene(class_name: str, seed: int, num_frames: int, fps: float) -> Scene
     draw_layers = (_HELD_OUT if held_out else _TRAINING)[class_name]
     rng = np.random.default_rng((seed, CLASSES.index(class_name)))
     layers = draw_layers(rng, np.arange(num_frames) / fps, lambda kind=None: _texture(rng, held_out, kind))
-    arrays = [layer.arrays() for layer in layers]
-    unused = {name: np.zeros_like(value) for name, value in arrays[0].items()} | {"exponent": np.float32(2)}
-    arrays += [unused] * (NUM_LAYERS - len(arrays))
-    return {name: torch.from_numpy(np.stack([a[name] for a in arrays])) for name in arrays[0]}
-
-
-def _render_layer(layer: Scene, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Colour (batch, frames, 3, height, width) and opacity (batch, frames, 1, height, width) of one layer."""
-
-    def per_clip(value: Tensor) -> Tensor:
-        return value[:, None, None, None]
-
-    def per_frame(value: Tensor) -> Tensor:
-        return value[:, :, None, None]
-
-    a, b = layer["matrix"], layer["offset"]
-    u = per_frame(a[..., 0, 0]) * x + per_frame(a[..., 0, 1]) * y + per_frame(b[..., 0])
-    v = per_frame(a[..., 1, 0]) * x + per_frame(a[..., 1, 1]) * y + per_frame(b[..., 1])
-
-    radius = (u.abs().pow(p := per_clip(layer["exponent"])) + v.abs().pow(p) + 1e-6).pow(1 / p)
-    polar = torch.atan2(v, u + 1e-6)
-    outline = 1 + per_clip(layer["lobe_depth"]) * torch.cos(
-        per_clip(layer["lobes"]) * polar + per_frame(layer["lobe_phase"])
-    )
-    distance = (radius - outline) * per_clip(layer["size"].amin(dim=1))
-    inside = torch.sigmoid(-distance / EDGE_WIDTH * 2)
-    opacity = per_clip(layer["opacity"]) * torch.lerp(
-        torch.ones_like(inside), inside, per_clip(layer["bounded"])
-    )
-
-    u = u * per_clip(layer["size"][:, 0]) + per_frame(layer["slide"][..., 0])
-    v = v * per_clip(layer["size"][:, 1]) + per_frame(layer["slide"][..., 1])
-    wave = layer["ripple_wave"]
-    ripple = torch.sin(per_clip(wave[:, 0]) * u + per_clip(wave[:, 1]) * v + per_frame(layer["ripple_phase"]))
-    u, v = u + per_clip(layer["ripple"][:, 0]) * ripple, v + per_clip(layer["ripple"][:, 1]) * ripple
-
-    k, centre = layer["waves"], layer["ring_centre"]
-    from_centre = torch.hypot(u - per_clip(centre[:, 0]), v - per_clip(centre[:, 1]))
-    arguments = [per_clip(k[:, i, 0]) * u + per_clip(k[:, i, 1]) * v for i in range(NUM_WAVES)]
-    arguments += [per_clip(layer["ring_frequency"]) * from_centre, per_clip(layer["spokes"]) * polar]
-    gain = per_clip(layer["gain"]) + 1e-3
-    colour = layer["base"][:, None, :, None, None]
-    for i, argument in enumerate(arguments):
-        value = torch.tanh(gain * torch.cos(argument + per_clip(layer["phases"][:, i]))) / torch.tanh(gain)
-        if i == NUM_WAVES + 1:  # spokes fade out towards the hub, where they would be too fine
-            value = value * (radius / 0.4).clamp(max=1)
-        colour = colour + layer["colours"][:, None, i, :, None, None] * value.unsqueeze(2)
-    shade = 1 - per_clip(layer["shading"]) * radius.square().clamp(max=1)
-    return (colour * shade.unsqueeze(2)).clamp(0, 1), opacity.unsqueeze(2)
-
-
-def render_scenes(scenes: Scene, height: int, width: int) -> Tensor:
-    """Render a batch of scenes on the device their tensors are on.
-
-    Args:
-        scenes: tensors of `draw_scene` stacked over clips: (batch, layers, ...).
-        height: picture height in pixels.
-        width: picture width in pixels; the scene's [-1, 1] spans it.
-
-    Returns:
-        (batch, frames, 3, height, width), float32 in [0, 1].
-    """
-    device = scenes["matrix"].device
-    x = (torch.arange(width, device=device) + 0.5) * 2 / width - 1
-    y = ((torch.arange(height, device=device) + 0.5) * 2 - height) / width
-    picture, _ = _render_layer({name: value[:, 0] for name, value in scenes.items()}, x, y[:, None])
-    for index in range(1, NUM_LAYERS):
-        colour, opacity = _render_layer(
-            {name: value[:, index] for name, value in scenes.items()}, x, y[:, None]
-        )
-        picture = torch.lerp(picture, colour, opacity)
-    return picture
+    return stack_layers(layers)
 
 
 def render_clip(
@@ -378,8 +261,8 @@ def _write_avi(path: Path, frames: Tensor, fps: int) -> None:
     with av.open(temporary, "w", format="avi") as container:
         stream = container.add_stream("mpeg4", rate=fps)
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
-        stream.codec_context.qmin, stream.codec_context.qmax = 2, 6
-        stream.bit_rate = 450_000
+        stream.codec_context.qmin, stream.codec_context.qmax = 2, 10
+        stream.bit_rate = 300_000
         for frame in frames.numpy():
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())

@@ -131,10 +131,6 @@ class ClipRunner:
             "lpips": self._distance.name,
         }
 
-    def strip(self, run: ClipRun) -> np.ndarray:
-        """A few frames of the ground truth above those of the continuation, as an image."""
-        return frame_strip(read_clip_frames(self.clips, run.clip), None, np.load(run.frames_file))
-
     @cached_property
     def pipeline(self) -> OpenSoraContinuationPipeline:
         """The model, loaded at first use."""
@@ -267,6 +263,11 @@ def export_runs(folder: Path, runs: Sequence[ClipRun]) -> None:
         if run.adapter is not None:
             export_adapter(run.adapter, folder / "adapters" / run.clip.clip_id)
     write_results(folder, [run.result for run in runs])
+
+
+def strip(clips: Path, run: ClipRun) -> np.ndarray:
+    """A few frames of the ground truth above those of the continuation, as an image."""
+    return frame_strip(read_clip_frames(clips, run.clip), None, np.load(run.frames_file))
 
 
 def resolve_device(name: str, index: int = 0) -> torch.device:

@@ -1,6 +1,7 @@
 """Starting the workers of a study: in this process, in several on this machine, or on a SLURM cluster."""
 
-import multiprocessing
+import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from submitit.helpers import Checkpointable
 from lora_tta.config import Params
 from lora_tta.data.clips import Clip
 from lora_tta.errors import UserError
+from lora_tta.experiment.pool import forkserver
 from lora_tta.search.worker import SearchFolders, run_worker
 
 
@@ -24,9 +26,7 @@ def run_local_workers(params: Params, folders: SearchFolders, clips: Sequence[Cl
     if processes == 1:
         run_worker(params, folders, clips)
         return
-    # The server imports torch once for all workers, and forks them before CUDA or a thread is up.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([run_worker.__module__])
+    context = forkserver(run_worker.__module__)
     workers = [
         context.Process(target=run_worker, args=(params, folders, clips, index)) for index in range(processes)
     ]
@@ -37,6 +37,9 @@ def run_local_workers(params: Params, folders: SearchFolders, clips: Sequence[Cl
     if all(worker.exitcode for worker in workers):
         codes = ", ".join(str(worker.exitcode) for worker in workers)
         raise UserError(f"all {processes} workers ended early (exit codes {codes}): see above, and run again")
+
+
+POLL_SECONDS = 2
 
 
 class ClusterWorker(Checkpointable):
@@ -50,13 +53,13 @@ class ClusterWorker(Checkpointable):
 def run_slurm_workers(
     params: Params, folders: SearchFolders, clips: Sequence[Clip], count: int, logs: Path
 ) -> None:
-    """Submit ``count`` workers as SLURM jobs and wait for them; a preempted one is requeued.
+    """Submit ``count`` workers as SLURM jobs and wait until all have left the queue; preempted ones return.
 
     Args:
         logs: folder for submitit's job files and the workers' output, on a disk the nodes share.
 
     Raises:
-        UserError: SLURM is not there, refuses the jobs, or none of them ended well.
+        UserError: SLURM is not there or refuses the jobs.
     """
     slurm = params.workers.slurm
     try:
@@ -80,6 +83,12 @@ def run_slurm_workers(
     except (RuntimeError, submitit.core.utils.FailedJobError) as error:
         raise UserError(f"SLURM took no job ({' '.join(str(error).split())}): see workers.slurm") from None
     print(f"{count} workers submitted as jobs {', '.join(job.job_id for job in jobs)}; output in {logs}")
-    failures = [job for job in jobs if job.exception() is not None]
-    if len(failures) == len(jobs):
-        raise UserError(f"no worker ended well: see {logs}, and run again")
+    while _in_queue([job.job_id for job in jobs]):
+        time.sleep(POLL_SECONDS)
+
+
+def _in_queue(job_ids: Sequence[str]) -> bool:
+    # Not submitit's own waiting, which asks the accounting database: not every cluster has one.
+    command = ["squeue", "--noheader", f"--jobs={','.join(job_ids)}"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False)
+    return bool(listed.stdout.strip())

@@ -16,7 +16,7 @@ from lora_tta.data.clips import Clip
 from lora_tta.errors import UserError
 from lora_tta.evaluation.results import COST_NAMES, mean_costs, mean_metrics
 from lora_tta.experiment.fingerprint import derive_seed
-from lora_tta.experiment.runner import ClipRun, ClipRunner
+from lora_tta.experiment.runner import ClipRun, ClipRunner, strip
 from lora_tta.search.heartbeat import Heartbeat
 from lora_tta.search.sampling import build_sampler
 from lora_tta.search.study import (
@@ -131,7 +131,7 @@ class Worker:
                 | self.params.model_dump(mode="json", include={"adaptation", "generation", "model"})
             )
             runs, pruned = self._run_clips(trial, name)
-            log_clip_runs(runs, {run.clip.clip_id: self.runner.strip(run) for run in runs})
+            log_clip_runs(runs, {run.clip.clip_id: strip(self.runner.clips, run) for run in runs})
             mlflow.set_tag("lora_tta.state", "pruned" if pruned else "complete")
         results = [run.result for run in runs]
         means = mean_metrics(results) | mean_costs(results)

@@ -3,13 +3,12 @@
 import json
 import sys
 
-from tqdm import tqdm
-
 from lora_tta.adaptation.trajectory import LoraSettings
 from lora_tta.config import load_params
 from lora_tta.data.clips import read_manifest
 from lora_tta.errors import report_user_errors
-from lora_tta.experiment.runner import ClipRunner, export_runs
+from lora_tta.experiment.pool import run_clips
+from lora_tta.experiment.runner import export_runs, strip
 from lora_tta.stages.paths import ADAPT, BEST, CLIPS, ENCODED
 from lora_tta.tracking.runs import log_clip_runs, log_settings, open_experiment, tracked_run
 
@@ -19,9 +18,7 @@ def main() -> None:
     params = load_params()
     best = json.loads(BEST.read_text())
     settings = LoraSettings(**best["settings"])
-    runner = ClipRunner(params, CLIPS, ENCODED, snapshot_steps=params.search.space.num_steps)
-    clips = read_manifest(CLIPS)
-    runs = [runner.run(clip, settings) for clip in tqdm(clips, desc="adapt", unit="clip")]
+    runs = run_clips(params, CLIPS, ENCODED, read_manifest(CLIPS), settings, "adapt")
     export_runs(ADAPT, runs)
     with tracked_run(open_experiment(params.tracking), "final", "final"):
         log_settings(
@@ -29,7 +26,7 @@ def main() -> None:
             | {"study": best["study"], "trial": best["trial"]}
             | params.model_dump(mode="json", include={"adaptation", "generation", "model", "preprocess"})
         )
-        log_clip_runs(runs, {run.clip.clip_id: runner.strip(run) for run in runs})
+        log_clip_runs(runs, {run.clip.clip_id: strip(CLIPS, run) for run in runs})
 
 
 if __name__ == "__main__":

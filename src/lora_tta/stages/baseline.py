@@ -2,12 +2,11 @@
 
 import sys
 
-from tqdm import tqdm
-
 from lora_tta.config import load_params
 from lora_tta.data.clips import read_manifest
 from lora_tta.errors import report_user_errors
-from lora_tta.experiment.runner import ClipRunner, export_runs
+from lora_tta.experiment.pool import run_clips
+from lora_tta.experiment.runner import export_runs, strip
 from lora_tta.stages.paths import BASELINE, CLIPS, ENCODED
 from lora_tta.tracking.runs import log_clip_runs, log_settings, open_experiment, tracked_run
 
@@ -15,13 +14,11 @@ from lora_tta.tracking.runs import log_clip_runs, log_settings, open_experiment,
 def main() -> None:
     """Write ``outputs/baseline`` and log the MLflow run ``baseline``."""
     params = load_params()
-    runner = ClipRunner(params, CLIPS, ENCODED)
-    clips = read_manifest(CLIPS)
-    runs = [runner.run(clip, None) for clip in tqdm(clips, desc="baseline", unit="clip")]
+    runs = run_clips(params, CLIPS, ENCODED, read_manifest(CLIPS), None, "baseline")
     export_runs(BASELINE, runs)
     with tracked_run(open_experiment(params.tracking), "baseline", "baseline"):
         log_settings(params.model_dump(mode="json", include={"model", "preprocess", "generation"}))
-        log_clip_runs(runs, {run.clip.clip_id: runner.strip(run) for run in runs})
+        log_clip_runs(runs, {run.clip.clip_id: strip(CLIPS, run) for run in runs})
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import sys
 
 from lora_tta.config import load_params
 from lora_tta.data.clips import read_manifest
-from lora_tta.errors import report_user_errors
+from lora_tta.errors import UserError, report_user_errors
 from lora_tta.evaluation.files import write_csv, write_text
 from lora_tta.experiment.runner import ClipRunner
 from lora_tta.search.launch import run_local_workers, run_slurm_workers
@@ -33,6 +33,11 @@ def main(processes: int | None = None, cluster: str | None = None) -> None:
     runner = ClipRunner(params, CLIPS, ENCODED)
     study = open_study(STUDY, params, runner.setting(clips))
     trials = finished_trials(study, params.search.num_finished)
+    if len(trials) < params.search.num_finished:
+        raise UserError(
+            f"the workers ended after {len(trials)} of {params.search.num_finished} trials: see their output "
+            "and run again; nothing that was finished is lost"
+        )
     best = best_trial(study, params.search.num_finished)
     write_csv(TRIALS, trial_table(trials))
     objectives = {

@@ -1,6 +1,6 @@
 """Measure a trained pipeline on clips it has never seen: `python -m lora_tta.training.evaluate --model DIR`.
 
-The continuation is compared with repeating the last frame it was given, in PSNR and SSIM on the frames to come.
+The continuation is compared with repeating the last frame it was given, in PSNR and SSIM.
 """
 
 import argparse

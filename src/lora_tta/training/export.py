@@ -1,4 +1,7 @@
-"""Put the trained parts together: `python -m lora_tta.training.export --vae DIR --transformer DIR --output DIR`."""
+"""Put the trained parts together into a pipeline folder.
+
+`python -m lora_tta.training.export --vae DIR --transformer DIR --output DIR`
+"""
 
 import argparse
 import os

@@ -1,8 +1,9 @@
 """The latent space of the embedded model: principal components of video blocks.
 
-A latent holds 16 principal components of the 4 frames x 8 x 8 pixels it stands for, fitted once on rendered clips. The
-VAE's encoder is trained to reproduce them and its decoder to draw from them, which spares the VAE the long rest on a
-grey reconstruction that it otherwise goes through, and lets the transformer be trained at the same time.
+A latent holds 16 principal components of the 4 frames x 8 x 8 pixels it stands for, fitted once on rendered
+clips. The VAE's encoder is trained to reproduce them and its decoder to draw from them. Without that, the VAE
+rested on a grey reconstruction for as long as it was tried (1200 steps). And the transformer, trained on the
+components, need not wait for the VAE.
 
 `python -m lora_tta.training.latents --output FILE`
 """
@@ -35,7 +36,7 @@ class LatentSpace:
     bias: Tensor
 
     def encode(self, videos: Tensor) -> Tensor:
-        """Latents (B, C, T, H/8, W/8) of videos (B, 3, 4 (T - 1) + 1, H, W); the first frame counts four times."""
+        """Latents (B, C, T, H/8, W/8) of videos (B, 3, 4 (T - 1) + 1, H, W); frame 1 counts four times."""
         padded = pad(videos, (0, 0, 0, 0, BLOCK[0] - 1, 0), mode="replicate")
         return conv3d(padded, self.weight, self.bias, stride=BLOCK)
 
@@ -54,7 +55,7 @@ class LatentSpace:
 
 
 def fit_latent_space(video: Video, channels: int = 16, clips: int = 280) -> LatentSpace:
-    """Fit the components; their variances keep the order of the blocks' but are half as spread, with mean 1."""
+    """Fit the components, with gains that halve the spread of their variances (in dB) and make the mean 1."""
     short = replace(video, num_frames=BLOCK[0] + 1)
     scenes, _ = next(scene_batches(short, clips, VALIDATION_SEED + 20_000, 1, torch.device("cpu")))
     videos = render_videos(scenes, short)

@@ -54,26 +54,25 @@ def optimise(
     accelerator: Accelerator,
     objective: nn.Module,
     loss_of_step: Callable[[nn.Module, int], Tensor],
+    save: Callable[[], None],
     settings: Optimisation,
     output: Path,
     first_step: int,
     checkpoint_every: int,
     stop_after: int | None = None,
-) -> bool:
+) -> None:
     """Train `objective` and leave the averaged weights in it.
 
     Args:
         accelerator: device, precision and checkpoints.
         objective: module whose parameters are trained.
         loss_of_step: called with the prepared module and the step's index; draws the step's data.
+        save: writes the model; called at every checkpoint, while the averaged weights are in place.
         settings: hyperparameters.
         output: folder for the checkpoint and for `losses.jsonl`.
         first_step: 0, or the number of steps in the checkpoint that is resumed from.
         checkpoint_every: steps between two checkpoints.
         stop_after: end after this step, with a checkpoint, as an interruption would.
-
-    Returns:
-        Whether the training reached its last step.
     """
     output.mkdir(parents=True, exist_ok=True)
     parameters = [p for p in objective.parameters() if p.requires_grad]
@@ -110,6 +109,10 @@ def optimise(
                     with open(output / LOSS_FILE, "a") as file:
                         file.write(json.dumps({"step": step + 1, "loss": mean}) + "\n")
             if (step + 1) % checkpoint_every == 0 or step + 1 == last_step:
+                if accelerator.is_main_process:
+                    average.store(parameters)
+                    average.copy_to(parameters)
+                    save()
+                    average.restore(parameters)
                 _save_checkpoint(accelerator, output, step + 1)
     average.copy_to(parameters)
-    return last_step == settings.steps

@@ -52,14 +52,12 @@ class VAERecipe:
             "latent_channels": 16,
         }
     )
-    # The group norms see a whole clip, so every length that is encoded on its own is trained: length -> share.
+    # The group norms see a whole clip, so every length that is encoded alone is trained: length -> share.
     clip_lengths: dict[int, float] = field(default_factory=lambda: {65: 0.25, 33: 0.35, 17: 0.3, 1: 0.1})
-    frames_per_step: int = 200  # at most `batch_size` clips are cut so that a step sees about as many frames
-    chroma_weight: float = 2.0  # of errors in the two colour differences, relative to those in brightness
+    frames_per_step: int = 200  # about, in at most `batch_size` clips
+    chroma_weight: float = 2.0  # of errors in the two colour differences beside those in brightness
     latent_weight: float = 1.0  # of the error in the principal components
-    decode_targets: float = (
-        0.4  # share of the training in which the decoder is given the components themselves
-    )
+    decode_targets: float = 0.4  # share of the training that decodes the components themselves
     kl_weight: float = 1e-4  # of the mean divergence per latent value
 
 

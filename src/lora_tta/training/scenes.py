@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lora_tta.data.synthetic import MOTION_FIELDS, TRAINING_CLASSES, Scene, draw_scene, render_scenes
+from lora_tta.data.layered_scene import MOTION_FIELDS, Scene, render_scenes
+from lora_tta.data.synthetic import TRAINING_CLASSES, draw_scene
 from lora_tta.training.recipe import Video
 
 

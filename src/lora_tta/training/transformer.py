@@ -32,6 +32,7 @@ from lora_tta.training.loop import completed_steps, optimise, step_generator
 from lora_tta.training.recipe import TransformerRecipe, describe
 from lora_tta.training.scenes import render_videos, scene_batches
 
+TRAINED_PARTS = ("transformer", "text_encoder", "text_encoder_2")
 EMPTY_PROMPT = len(TRAINING_CLASSES)  # row of the empty prompt, after one caption per class
 
 
@@ -149,7 +150,7 @@ def draw_conditions(
 ) -> tuple[Tensor, Tensor]:
     """Draw a mode for each clip and drop prompts and conditions for guidance.
 
-    Blocks are projected one by one, so the latents of conditioning frames encoded alone are a clip's first ones.
+    Blocks are projected one by one: the latents of frames encoded alone are the first ones of the whole clip.
 
     Returns:
         Packed conditions (B, N, 68) and prompt rows (B,).
@@ -178,12 +179,21 @@ def train_transformer(
     checkpoint_every: int = 500,
     num_workers: int = 4,
     stop_after: int | None = None,
+    initial: Path | None = None,
 ) -> TextConditionedTransformer:
-    """Train transformer and text encoders; write them, in float32, to folders in `output`; returns them."""
+    """Train transformer and text encoders and return them.
+
+    Every checkpoint also writes them, in float32, to folders in `output`. With `initial`, a folder of that
+    layout or a pipeline folder, the training starts from its weights.
+    """
     settings, output = recipe.optimisation, Path(output)
     accelerator = Accelerator(mixed_precision=settings.mixed_precision)
     set_seed(settings.seed)
     model = TextConditionedTransformer(recipe)
+    if initial is not None:
+        for name in TRAINED_PARTS:
+            part = getattr(model, name)
+            part.load_state_dict(type(part).from_pretrained(Path(initial) / name).float().state_dict())
     if settings.compile:
         model.transformer.compile_repeated_blocks()
     first_step = completed_steps(output) if resume else 0
@@ -203,13 +213,14 @@ def train_transformer(
         velocity = prepared(add_noise(latents, noise, timesteps), timesteps, condition, prompts)
         return mse_loss(velocity.float(), pack_latents(velocity_target(latents, noise)))
 
-    done = optimise(
-        accelerator, model, loss_of_step, settings, output, first_step, checkpoint_every, stop_after
-    )
-    if done and accelerator.is_main_process:
-        for name in ("transformer", "text_encoder", "text_encoder_2"):
+    def save() -> None:
+        for name in TRAINED_PARTS:
             getattr(model, name).save_pretrained(output / name)
         (output / "recipe.json").write_text(json.dumps(describe(recipe), indent=2))
+
+    optimise(
+        accelerator, model, loss_of_step, save, settings, output, first_step, checkpoint_every, stop_after
+    )
     return model
 
 
@@ -221,6 +232,7 @@ def main() -> None:
     parser.add_argument("--latents", type=Path, required=True, help="file of lora_tta.training.latents")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output")
+    parser.add_argument("--initial", type=Path, help="start from the weights in this folder")
     parser.add_argument("--steps", type=int, default=recipe.optimisation.steps)
     parser.add_argument("--batch-size", type=int, default=recipe.optimisation.batch_size)
     parser.add_argument("--seed", type=int, default=recipe.optimisation.seed)
@@ -242,6 +254,7 @@ def main() -> None:
         arguments.output,
         arguments.resume,
         num_workers=arguments.workers,
+        initial=arguments.initial,
     )
 
 

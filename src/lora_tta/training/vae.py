@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,8 +38,7 @@ INITIAL_LOG_VARIANCE = -6.0  # of the posterior: as strong as the latents, its n
 def build_vae(config: dict) -> AutoencoderKLHunyuanVideo:
     """A new VAE in which every residual branch starts at zero and every resampling convolution as a copy.
 
-    The picture then passes through all layers from the start, colours included; with PyTorch's own
-    initialisation training rests for thousands of steps on a grey reconstruction.
+    The picture then passes through all layers from the start, colours included.
     """
     vae = disable_framewise_coding(AutoencoderKLHunyuanVideo(**config))
     for module in vae.modules():
@@ -53,7 +53,7 @@ def build_vae(config: dict) -> AutoencoderKLHunyuanVideo:
 
 
 class VAEObjective(nn.Module):
-    """Errors of the reconstruction and of the latents, and a small divergence that keeps the posterior defined."""
+    """Errors of reconstruction and latents, and a small divergence that keeps the posterior defined."""
 
     def __init__(self, vae: AutoencoderKLHunyuanVideo, recipe: VAERecipe) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class VAEObjective(nn.Module):
         Args:
             videos: (B, 3, F, H, W) in [-1, 1].
             targets: their principal components (B, C, T, H/8, W/8).
-            decode_targets: draw from the components themselves, with some noise, while the encoder learns them.
+            decode_targets: draw from the components, with some noise, while the encoder learns them.
             generator: of the noise.
         """
         posterior = self.vae.encode(videos).latent_dist
@@ -109,7 +109,7 @@ def reconstruction_psnr(
 
 @torch.no_grad()
 def fold_scaling_factor(vae: AutoencoderKLHunyuanVideo) -> None:
-    """Make the scaled latents what the VAE was trained to produce, so that its published scaling factor holds.
+    """Make the scaled latents what the VAE was trained to produce: its scaling factor is the published one.
 
     The factor goes into the two 1x1x1 convolutions next to the latents; reconstructions stay the same.
     """
@@ -129,7 +129,7 @@ def train_vae(
     num_workers: int = 4,
     stop_after: int | None = None,
 ) -> AutoencoderKLHunyuanVideo:
-    """Train the VAE and write it, in float32 with its scaling factor, to `output/vae`; returns it."""
+    """Train the VAE and return it; every checkpoint also writes it, in float32, to `output/vae`."""
     settings, output = recipe.optimisation, Path(output)
     accelerator = Accelerator(mixed_precision=settings.mixed_precision)
     set_seed(settings.seed)
@@ -161,13 +161,16 @@ def train_vae(
             generator=step_generator(settings.seed, step, accelerator.device),
         )
 
-    done = optimise(
-        accelerator, objective, loss_of_step, settings, output, first_step, checkpoint_every, stop_after
-    )
-    if done and accelerator.is_main_process:
-        fold_scaling_factor(vae)
-        vae.save_pretrained(output / "vae")
+    def save() -> None:
+        finished = deepcopy(vae)
+        fold_scaling_factor(finished)
+        finished.save_pretrained(output / "vae")
         (output / "recipe.json").write_text(json.dumps(describe(recipe), indent=2))
+
+    optimise(
+        accelerator, objective, loss_of_step, save, settings, output, first_step, checkpoint_every, stop_after
+    )
+    fold_scaling_factor(vae)
     return vae
 
 
@@ -182,9 +185,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=recipe.optimisation.steps)
     parser.add_argument("--batch-size", type=int, default=recipe.optimisation.batch_size)
     parser.add_argument("--seed", type=int, default=recipe.optimisation.seed)
-    parser.add_argument(
-        "--compile", action=argparse.BooleanOptionalAction, default=recipe.optimisation.compile
-    )
     parser.add_argument("--workers", type=int, default=4)
     arguments = parser.parse_args()
     settings = replace(
@@ -201,9 +201,8 @@ def main() -> None:
         num_workers=arguments.workers,
     )
     for title, classes in (("training", TRAINING_CLASSES), ("held-out", HELD_OUT_CLASSES)):
-        print(
-            f"PSNR on 48 fresh clips of {title} classes: {reconstruction_psnr(vae, recipe.video, classes, 48):.2f} dB"
-        )
+        psnr = reconstruction_psnr(vae, recipe.video, classes, clips=48)
+        print(f"PSNR on 48 fresh clips of {title} classes: {psnr:.2f} dB")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,62 @@
+"""Workers as jobs of a real SLURM cluster, and on a real PostgreSQL server."""
+
+import subprocess
+import threading
+import time
+
+import pytest
+from services import postgresql_server, slurm_cluster
+
+from lora_tta.errors import UserError
+from lora_tta.search.launch import run_local_workers, run_slurm_workers
+
+SMALL_JOBS = {
+    "slurm": {
+        "partition": None,
+        "account": None,
+        "time_minutes": 10,
+        "gpus_per_worker": 0,
+        "cpus_per_worker": 1,
+        "memory_gb": None,
+        "max_requeues": 3,
+    }
+}
+
+
+@pytest.mark.slow
+def test_workers_share_a_study_in_postgresql(search_in, tmp_path):
+    alone = search_in("alone")
+    alone.worker().work()
+    with postgresql_server(tmp_path / "postgresql") as url:
+        search = search_in("together", storage=url)
+        run_local_workers(search.params, search.folders, search.clips, processes=2)
+        assert search.outcome() == alone.outcome()
+        assert set(search.tracked()) == {"", "0", "1", "2", "3"}
+    assert not list(search.folders.study.glob("*.log"))
+
+
+@pytest.mark.slow
+def test_slurm_jobs_finish_the_study_also_after_a_preemption(search_in, tmp_path):
+    alone = search_in("alone", num_clips=3)
+    alone.worker().work()
+    with slurm_cluster(tmp_path / "slurm"):
+        search = search_in("cluster", num_clips=3, workers=SMALL_JOBS)
+        arguments = (search.params, search.folders, search.clips, 2, tmp_path / "logs")
+        launcher = threading.Thread(target=run_slurm_workers, args=arguments)
+        launcher.start()
+        while not search.entries("result"):
+            time.sleep(0.2)
+        jobs = subprocess.run(["squeue", "-h", "-o", "%i"], capture_output=True, text=True, check=True)
+        # What SLURM sends to a job that has to make room.
+        subprocess.run(["scancel", "--signal=USR2", "--full", min(jobs.stdout.split())], check=True)
+        launcher.join()
+    assert search.outcome() == alone.outcome()
+    logs = "".join(path.read_text() for path in (tmp_path / "logs").glob("*.out"))
+    assert "checkpoint" in logs.lower() or "requeue" in logs.lower()
+
+
+def test_without_slurm_the_message_says_so(search_in, tmp_path, monkeypatch):
+    search = search_in("study")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="SLURM"):
+        run_slurm_workers(search.params, search.folders, search.clips, 1, tmp_path / "logs")
