@@ -23,7 +23,15 @@ SMALL = [
     "search.space.learning_rate=[1.0e-3, 2.0e-3, 4.0e-3]",
     "search.space.num_steps=[1]",
 ]
-TRACKED = ("dvc.yaml", "params.yaml", "data.dvc", "models/embedded.dvc", ".dvcignore", ".gitignore")
+TRACKED = (
+    "dvc.yaml",
+    "params.yaml",
+    "data.dvc",
+    "models/embedded.dvc",
+    "models/.gitignore",
+    ".dvcignore",
+    ".gitignore",
+)
 
 
 class Workspace:
@@ -34,7 +42,8 @@ class Workspace:
         (folder / ".dvc").mkdir()
         shutil.copy(REPOSITORY / ".dvc" / "config", folder / ".dvc")
         for name in TRACKED:
-            shutil.copy(REPOSITORY / name, folder)
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copy(REPOSITORY / name, folder / name)
         for name in ("src", "dvc-storage"):
             shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         self.run("git", "init", "--quiet")

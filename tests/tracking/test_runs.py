@@ -89,6 +89,17 @@ def test_a_baseline_has_no_loss_and_no_adapters(experiment_id, tmp_path):
     assert not list((tmp_path / "artifacts").rglob("adapters"))
 
 
+def test_the_gain_over_the_baseline_is_that_on_the_same_clips(experiment_id, tmp_path):
+    for name in ("adapted", "baseline"):
+        (tmp_path / name).mkdir()
+    adapted = [clip_run(tmp_path / "adapted", "a", 20.0), clip_run(tmp_path / "adapted", "b", 30.0)]
+    baseline = [clip_run(tmp_path / "baseline", name, 24.0, adapted=False) for name in ("a", "b")]
+    with tracked_run(experiment_id, "trial", "trial") as run_id:
+        log_clip_runs(adapted, dict.fromkeys("ab", np.zeros((2, 2, 3), np.uint8)), baseline)
+    metrics = mlflow.MlflowClient().get_run(run_id).data.metrics
+    assert (metrics["psnr"], metrics["psnr_gain"]) == (25, 1)
+
+
 def test_trials_are_children_of_their_study(experiment_id):
     study = open_study_run(experiment_id, "study")
     trial = open_trial_run(experiment_id, "trial 0", "study/0", study)

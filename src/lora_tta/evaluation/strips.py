@@ -40,7 +40,7 @@ def frame_strip(
     Raises:
         ValueError: shapes differ, or a frame number is not in the clip.
     """
-    rows = {"ground truth": target, "baseline": baseline, "adapted": generated}
+    rows = {"ground truth": target, "baseline": baseline, "generated": generated}
     rows = {name: video for name, video in rows.items() if video is not None}
     if {video.shape for video in rows.values()} != {target.shape}:
         raise ValueError(f"videos differ in shape: {[video.shape for video in rows.values()]}")

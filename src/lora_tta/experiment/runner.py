@@ -265,9 +265,13 @@ def export_runs(folder: Path, runs: Sequence[ClipRun]) -> None:
     write_results(folder, [run.result for run in runs])
 
 
-def strip(clips: Path, run: ClipRun) -> np.ndarray:
-    """A few frames of the ground truth above those of the continuation, as an image."""
-    return frame_strip(read_clip_frames(clips, run.clip), None, np.load(run.frames_file))
+def strip(clips: Path, run: ClipRun, baseline: ClipRun | None = None) -> np.ndarray:
+    """A few frames of the ground truth above those of the baseline, if given, and of the run, as an image."""
+    return frame_strip(
+        read_clip_frames(clips, run.clip),
+        None if baseline is None else np.load(baseline.frames_file),
+        np.load(run.frames_file),
+    )
 
 
 def resolve_device(name: str, index: int = 0) -> torch.device:

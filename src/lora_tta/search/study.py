@@ -101,6 +101,11 @@ def finished_trials(study: optuna.Study, limit: int) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=FINISHED_STATES)[:limit]
 
 
+def trial_key(study: optuna.Study, number: int) -> str:
+    """A name of the trial among those of all studies."""
+    return f"{study.study_name}/{number}"
+
+
 def settings_of(trial: FrozenTrial | optuna.Trial) -> LoraSettings:
     """The trial's point of the space."""
     return LoraSettings(**trial.params)

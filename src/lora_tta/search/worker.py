@@ -25,6 +25,7 @@ from lora_tta.search.study import (
     MEANS_ATTRIBUTE,
     open_study,
     settings_of,
+    trial_key,
 )
 from lora_tta.tracking.runs import (
     log_clip_runs,
@@ -122,7 +123,7 @@ class Worker:
         """Run a claimed trial on the clips, log it, and tell the study."""
         point = ", ".join(f"{name} {value:g}" for name, value in trial.params.items())
         name = f"trial {trial.number:03d}: {point}"
-        key = f"{self.study.study_name}/{trial.number}"
+        key = trial_key(self.study, trial.number)
         with self._tracking_lock:
             run_id = open_trial_run(experiment_id, name, key, parent_run_id)
         with tracked_run(experiment_id, name, "trial", run_id=run_id):
@@ -131,7 +132,12 @@ class Worker:
                 | self.params.model_dump(mode="json", include={"adaptation", "generation", "model"})
             )
             runs, pruned = self._run_clips(trial, name)
-            log_clip_runs(runs, {run.clip.clip_id: strip(self.runner.clips, run) for run in runs})
+            baseline = [self.runner.run(run.clip, None) for run in runs]
+            strips = {
+                run.clip.clip_id: strip(self.runner.clips, run, before)
+                for run, before in zip(runs, baseline, strict=True)
+            }
+            log_clip_runs(runs, strips, baseline)
             mlflow.set_tag("lora_tta.state", "pruned" if pruned else "complete")
         results = [run.result for run in runs]
         means = mean_metrics(results) | mean_costs(results)

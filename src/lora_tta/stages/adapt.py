@@ -18,15 +18,18 @@ def main() -> None:
     params = load_params()
     best = json.loads(BEST.read_text())
     settings = LoraSettings(**best["settings"])
-    runs = run_clips(params, CLIPS, ENCODED, read_manifest(CLIPS), settings, "adapt")
+    clips = read_manifest(CLIPS)
+    runs = run_clips(params, CLIPS, ENCODED, clips, settings, "adapt")
     export_runs(ADAPT, runs)
+    baseline = run_clips(params, CLIPS, ENCODED, clips, None, "baseline")
+    strips = {run.clip.clip_id: strip(CLIPS, run, before) for run, before in zip(runs, baseline, strict=True)}
     with tracked_run(open_experiment(params.tracking), "final", "final"):
         log_settings(
             best["settings"]
             | {"study": best["study"], "trial": best["trial"]}
             | params.model_dump(mode="json", include={"adaptation", "generation", "model", "preprocess"})
         )
-        log_clip_runs(runs, {run.clip.clip_id: strip(CLIPS, run) for run in runs})
+        log_clip_runs(runs, strips, baseline)
 
 
 if __name__ == "__main__":

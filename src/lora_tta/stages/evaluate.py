@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+from plotly.io import from_json as read_json
+from plotly.io import to_html
 
 from lora_tta.config import Params, load_params
 from lora_tta.data.clips import read_manifest
@@ -21,6 +23,7 @@ from lora_tta.stages.paths import (
     CLIPS,
     COSTS,
     EVALUATE,
+    FIGURES,
     METRICS,
     PLOTS,
     REPORT,
@@ -60,7 +63,7 @@ def main() -> None:
             notices=[SMALL_MODEL] if hidden_size(params) < FULL_HIDDEN_SIZE else [],
             untrained_because=UNTRAINED if UNTRAINED_NAME in comparisons else None,
             trials=trials,
-            figures=[],
+            figures=figure_fragments(),
         ),
     )
 
@@ -68,6 +71,14 @@ def main() -> None:
 def write_json(path: Path, values: dict) -> None:
     """Write indented JSON, atomically."""
     write_text(path, json.dumps(values, indent=1) + "\n")
+
+
+def figure_fragments() -> list[str]:
+    """The study's figures as HTML, the first with all that they need."""
+    figures = [read_json(path.read_text()) for path in sorted(FIGURES.glob("*.json"))]
+    return [
+        to_html(figure, full_html=False, include_plotlyjs=index == 0) for index, figure in enumerate(figures)
+    ]
 
 
 def clip_videos(result: ClipResult) -> ClipVideos:

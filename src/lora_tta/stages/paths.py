@@ -8,6 +8,7 @@ BASELINE = Path("outputs/baseline")
 SEARCH = Path("outputs/search")
 STUDY = SEARCH / "study"
 SLURM_LOGS = Path("outputs/slurm")
+FIGURES = SEARCH / "figures"
 BEST = SEARCH / "best.json"
 TRIALS = SEARCH / "trials.csv"
 ADAPT = Path("outputs/adapt")

@@ -8,10 +8,19 @@ from lora_tta.data.clips import read_manifest
 from lora_tta.errors import UserError, report_user_errors
 from lora_tta.evaluation.files import write_csv, write_text
 from lora_tta.experiment.runner import ClipRunner
+from lora_tta.search.figures import study_figures
 from lora_tta.search.launch import run_local_workers, run_slurm_workers
-from lora_tta.search.study import best_trial, finished_trials, open_study, trial_table
+from lora_tta.search.study import (
+    MEANS_ATTRIBUTE,
+    best_trial,
+    finished_trials,
+    open_study,
+    trial_key,
+    trial_table,
+)
 from lora_tta.search.worker import SearchFolders
-from lora_tta.stages.paths import BEST, CLIPS, ENCODED, SLURM_LOGS, STUDY, TRIALS
+from lora_tta.stages.paths import BEST, CLIPS, ENCODED, FIGURES, SLURM_LOGS, STUDY, TRIALS
+from lora_tta.tracking.runs import log_study, open_experiment
 
 
 def main(processes: int | None = None, cluster: str | None = None) -> None:
@@ -52,6 +61,17 @@ def main(processes: int | None = None, cluster: str | None = None) -> None:
         "objectives": objectives,
     }
     write_text(BEST, json.dumps(summary, indent=1) + "\n")
+    figures = study_figures(study, list(objectives))
+    for name, figure in figures.items():
+        write_text(FIGURES / f"{name}.json", figure.to_json())
+    log_study(
+        open_experiment(params.tracking),
+        study.study_name,
+        trial_key(study, best.number),
+        best.params | best.user_attrs[MEANS_ATTRIBUTE],
+        trial_table(trials),
+        figures,
+    )
     print(f"best of {len(trials)} trials: {best.params}, {objectives}")
 
 

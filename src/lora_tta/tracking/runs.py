@@ -12,12 +12,13 @@ import pandas as pd
 from mlflow.entities import Metric, Run
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from plotly.graph_objects import Figure
 
 from lora_tta.config import TrackingParams
 from lora_tta.evaluation.results import clip_table, loss_table, mean_costs, mean_metrics
 from lora_tta.experiment.runner import ClipRun, export_runs
 
-KIND_TAG, KEY_TAG = "lora_tta.kind", "lora_tta.key"
+KIND_TAG, KEY_TAG, BEST_TAG = "lora_tta.kind", "lora_tta.key", "lora_tta.best_of"
 # The most metrics that MLflow takes in one request.
 MAX_BATCH = 1000
 NOT_IN_IMAGE_KEYS = r"[^a-zA-Z0-9_\-. ]"
@@ -30,7 +31,12 @@ def open_experiment(params: TrackingParams) -> str:
     if experiment is not None:
         return experiment.experiment_id
     params.artifact_root.mkdir(parents=True, exist_ok=True)
-    return mlflow.create_experiment(params.experiment, params.artifact_root.absolute().as_uri())
+    return mlflow.create_experiment(
+        params.experiment,
+        params.artifact_root.absolute().as_uri(),
+        # Opens the experiment in the UI on its runs, not on traces of language models.
+        tags={"mlflow.experimentKind": "custom_model_development"},
+    )
 
 
 @contextmanager
@@ -68,6 +74,53 @@ def open_trial_run(experiment_id: str, name: str, key: str, parent_run_id: str) 
     return _create(experiment_id, name, "trial", key, {MLFLOW_PARENT_RUN_ID: parent_run_id})
 
 
+def log_study(
+    experiment_id: str,
+    study_name: str,
+    best_key: str,
+    best: Mapping[str, object],
+    trials: pd.DataFrame,
+    figures: Mapping[str, Figure],
+) -> None:
+    """Bring the study's run up to date: the best trial, the table of trials, and figures; and close it.
+
+    The best trial's run is tagged, and its adapters become a version of the registered model that is
+    named after the experiment, with the alias ``best``.
+
+    Args:
+        best_key: of the best trial, as given to :func:`open_trial_run`.
+        best: its settings and means, by name.
+    """
+    client = mlflow.MlflowClient()
+    (best_run,) = _find(experiment_id, best_key)
+    with mlflow.start_run(_find(experiment_id, study_name)[0].info.run_id):
+        mlflow.set_tags(
+            {f"best.{name}": value for name, value in best.items()} | {"best.run": best_run.info.run_id}
+        )
+        mlflow.log_metric("trials", len(trials))
+        mlflow.log_text(trials.to_csv(index=False), "trials.csv")
+        for name, figure in figures.items():
+            mlflow.log_figure(figure, f"figures/{name}.html")
+    for run in client.search_runs([experiment_id], f"tags.`{BEST_TAG}` = '{study_name}'"):
+        client.delete_tag(run.info.run_id, BEST_TAG)
+    client.set_tag(best_run.info.run_id, BEST_TAG, study_name)
+    _register(client, client.get_experiment(experiment_id).name, best_run, best_key)
+
+
+def _register(client: mlflow.MlflowClient, name: str, run: Run, key: str) -> None:
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name, description="LoRA adapters of the best trials, one a clip")
+    versions = client.search_model_versions(f"name = '{name}' and run_id = '{run.info.run_id}'")
+    version = (
+        versions[0]
+        if versions
+        else client.create_model_version(
+            name, f"{run.info.artifact_uri}/adapters", run.info.run_id, tags={KEY_TAG: key}
+        )
+    )
+    client.set_registered_model_alias(name, "best", version.version)
+
+
 def _find(experiment_id: str, key: str) -> list[Run]:
     return mlflow.MlflowClient().search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{key}'")
 
@@ -83,11 +136,15 @@ def log_settings(settings: Mapping[str, object]) -> None:
     mlflow.log_params({name: str(value) for name, value in flat.items()})
 
 
-def log_clip_runs(runs: Sequence[ClipRun], strips: Mapping[str, np.ndarray]) -> None:
+def log_clip_runs(
+    runs: Sequence[ClipRun], strips: Mapping[str, np.ndarray], baseline: Sequence[ClipRun] = ()
+) -> None:
     """Log what a method did on its clips to the active run.
 
     - the mean of every metric under its own name, each clip's value as the ``<metric>_per_clip`` series
       whose step is the clip's place in the manifest, and all of them as the table ``clips.json``;
+    - with the ``baseline`` runs of the same clips, the mean difference from them as ``<metric>_gain``, since
+      means over different clips cannot be compared;
     - the loss averaged over clips at every step;
     - seconds per clip and peak memory;
     - ``adapters/<clip>``, ``videos/<clip>.mp4``, and a strip of frames under the image key of the clip, so
@@ -95,6 +152,9 @@ def log_clip_runs(runs: Sequence[ClipRun], strips: Mapping[str, np.ndarray]) -> 
     """
     results = [run.result for run in runs]
     means = mean_metrics(results) | mean_costs(results)
+    if baseline:
+        before = mean_metrics([run.result for run in baseline])
+        means |= {f"{name}_gain": means[name] - value for name, value in before.items()}
     metrics = [Metric(name, value, 0, 0) for name, value in means.items()]
     for index, result in enumerate(results):
         metrics += [
