@@ -17,6 +17,7 @@ SMALL = [
     "generation.num_inference_steps=2",
     "evaluation.lpips=untrained",
     "evaluation.bootstrap_samples=100",
+    "workers.processes=1",
     "search.n_trials=2",
     "search.num_clips=1",
     "search.space.rank=[2]",
@@ -115,4 +116,4 @@ def test_the_pipeline_from_pull_to_report(tmp_path):
     shutil.rmtree(tmp_path / "outputs" / "search")
     workspace.run("dvc", "repro", "--force")
     assert workspace.json("evaluate/metrics.json") == before
-    assert pd.read_csv(tmp_path / "outputs/search/trials.csv")["value"].equals(trials["value"])
+    assert pd.read_csv(tmp_path / "outputs/search/trials.csv")["psnr"].equals(trials["psnr"])
