@@ -85,6 +85,11 @@ def _set_params(arguments: argparse.Namespace) -> None:
     partial = PARAMS_FILE.with_suffix(".partial")
     yaml.dump(document, partial)
     partial.replace(PARAMS_FILE)
+    if arguments.preset:
+        from lora_tta.models.loading import check_pipeline_folder
+
+        # DVC would only say that the folder is missing.
+        check_pipeline_folder(Path(document["model"]["path"]))
 
 
 def _import_ucf101(arguments: argparse.Namespace) -> None:
