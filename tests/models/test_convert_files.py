@@ -98,6 +98,13 @@ def test_damaged_and_missing_files_are_named(published_files, tiny_sizes, tmp_pa
             )
 
 
+def test_a_folder_without_its_tokenizer_is_named(published_files, tiny_sizes, tmp_path):
+    for file in (tmp_path / "clip").glob("*token*"):
+        file.unlink()
+    with pytest.raises(UserError, match="clip holds no tokenizer"):
+        convert_checkpoint(**published_files, output_folder=tmp_path / "out", **tiny_sizes)
+
+
 def test_checkpoints_of_other_sizes_are_refused_with_their_keys(published_files, tiny_sizes, tmp_path):
     with pytest.raises(UserError, match="instead of"):
         convert_checkpoint(**published_files, output_folder=tmp_path / "out")

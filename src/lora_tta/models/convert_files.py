@@ -15,7 +15,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+from transformers import (
+    AutoTokenizer,
+    CLIPTextConfig,
+    CLIPTextModel,
+    PreTrainedTokenizerBase,
+    T5Config,
+    T5EncoderModel,
+)
 
 from lora_tta.errors import UserError
 from lora_tta.models.convert import (
@@ -199,9 +206,9 @@ def _plan(
             transformer=OpenSoraTransformer3DModel(**convert_transformer_tensor.config),
             vae=AutoencoderKLHunyuanVideo(**vae_config(vae_sizes)),
             scheduler=scheduler,
-            tokenizer=AutoTokenizer.from_pretrained(t5_folder),
+            tokenizer=_load_tokenizer(t5_folder),
             text_encoder=T5EncoderModel(T5Config.from_pretrained(t5_folder)),
-            tokenizer_2=AutoTokenizer.from_pretrained(clip_folder),
+            tokenizer_2=_load_tokenizer(clip_folder),
             text_encoder_2=CLIPTextModel(CLIPTextConfig.from_pretrained(clip_folder)),
         )
     for name in ("transformer", "vae"):
@@ -212,6 +219,13 @@ def _plan(
     for name, folder in (("text_encoder", t5_folder), ("text_encoder_2", clip_folder)):
         _check_text_encoder(folder, getattr(pipeline, name), checkpoints[name])
     return pipeline, converters
+
+
+def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    # Without its files transformers would make up an empty tokenizer for the kind of model.
+    if not (folder / "tokenizer_config.json").is_file():
+        raise UserError(f"{folder} holds no tokenizer: give the published folder with all its files")
+    return AutoTokenizer.from_pretrained(folder)
 
 
 def _check_text_encoder(folder: Path, model: nn.Module, checkpoint: Checkpoint) -> None:
