@@ -114,7 +114,10 @@ def settings_of(trial: FrozenTrial | optuna.Trial) -> LoraSettings:
 def best_trial(study: optuna.Study, limit: int) -> FrozenTrial:
     """The best of the first ``limit`` finished trials by the first objective; the earlier of equals.
 
-    Trials that broke a constraint or were pruned count only if there are no others.
+    A trial that broke a constraint counts only if all did; a pruned one never does.
+
+    Raises:
+        UserError: no trial was completed.
     """
     sign = 1 if study.directions[0] == optuna.study.StudyDirection.MINIMIZE else -1
     complete = [trial for trial in finished_trials(study, limit) if trial.state == TrialState.COMPLETE]
