@@ -1,4 +1,4 @@
-"""Time and memory of the full-size model: one LoRA step, sampling steps, one generation with VAE.
+"""Time and memory of the full-size model, plain and accelerated: LoRA steps, sampling steps, generation, VAE.
 
 Weights are random and built straight on the device, so no checkpoint is needed. Run from the repository root:
 
@@ -9,251 +9,211 @@ Weights are random and built straight on the device, so no checkpoint is needed.
 
 import argparse
 import json
+import re
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLHunyuanVideo, FlowMatchEulerDiscreteScheduler
-from diffusers.models.attention_dispatch import attention_backend
-from peft import LoraConfig
-from torch import Tensor, nn
+from random_model import (
+    TINY_TRANSFORMER,
+    TINY_VAE,
+    Timing,
+    build_model,
+    measure_peak_flops,
+    random_conditioning,
+    time_once,
+    time_repeatedly,
+    transformer_inputs,
+)
 from torch.utils.flop_counter import FlopCounterMode
 
+from lora_tta.adaptation.lora import remove_adapter
+from lora_tta.adaptation.settings import LoraSettings
+from lora_tta.adaptation.trajectory import adapt
+from lora_tta.config import load_params
 from lora_tta.errors import UserError
-from lora_tta.models import (
-    OpenSoraContinuationPipeline,
-    OpenSoraTransformer3DModel,
-    lora_target_modules,
-)
+from lora_tta.models import OpenSoraContinuationPipeline, OpenSoraTransformer3DModel
+from lora_tta.models.acceleration import accelerate
 from lora_tta.models.frames import decode_latents, encode_video
-from lora_tta.models.memory import require_memory
-from lora_tta.models.packing import (
-    build_condition,
-    num_pixel_frames,
-    pack_condition,
-    pack_latents,
-    prepare_img_ids,
-    prepare_txt_ids,
-)
-from lora_tta.models.scheduling import add_noise, velocity_target
 
-KNOWN_LATENT_FRAMES = 9
-TINY_TRANSFORMER = {
-    "num_layers": 1,
-    "num_single_layers": 1,
-    "attention_head_dim": 32,
-    "num_attention_heads": 2,
-    "joint_attention_dim": 48,
-    "pooled_projection_dim": 24,
-    "axes_dims_rope": (4, 14, 14),
+# Seconds of the published code at 192x336 on an H200 whose bf16 matrix products ran at 790 TFLOP/s.
+PUBLISHED_SIZE = (192, 336)
+LORA_STEP, THREE_BRANCHES, ONE_BRANCH, GENERATION = (
+    "LoRA step",
+    "sampling step, 3 branches",
+    "sampling step, 1 branch",
+    "generation of {} frames, {} steps, decoded",
+)
+PUBLISHED_SECONDS = {
+    LORA_STEP: 0.298,
+    f"{LORA_STEP}, recomputed": 0.556,
+    THREE_BRANCHES: 0.481,
+    ONE_BRANCH: 0.162,
+    GENERATION.format(65, 25): 16.2,
 }
-TINY_VAE = {"block_out_channels": (16, 16, 16, 16), "norm_num_groups": 8}
+# Steps of the short and of the long adaptation whose difference is what a step takes.
+SHORT_RUN, LONG_RUN = 5, 15
+COLUMNS = {
+    "median": ".3f",
+    "least": ".3f",
+    "most": ".3f",
+    "first run": ".1f",
+    "peak GiB": ".1f",
+    "TFLOP/s": ".0f",
+}
 
 
 class Measurements:
-    """Rows of the table: median seconds, peak memory, and floating-point rate of each piece of work."""
+    """Rows of a table, printed as they come: seconds, memory, and rate of each piece of work."""
 
-    def __init__(self, device: torch.device, repeats: int, peak_flops: float) -> None:
-        self.device, self.repeats, self.peak_flops = device, repeats, peak_flops
-        self.rows: list[dict[str, str | float | None]] = []
+    def __init__(
+        self,
+        device: torch.device,
+        arguments: argparse.Namespace,
+        flops: dict[str, float],
+        published: dict[str, float],
+    ) -> None:
+        self.device, self.repeats, self.wanted = device, arguments.repeats, re.compile(arguments.work)
+        self.flops, self.published = flops, published
+        self.rows: list[dict] = []
 
-    def measure(self, name: str, work: Callable[[], object]) -> None:
-        """Run the work once to warm up and count its operations, then against the clock."""
-        self._add_row(name, work, count_flops=True, repeats=self.repeats)
+    def measure(self, name: str, work: Callable[[], object], repeats: int | None = None) -> None:
+        """Run the work once to warm up, then against the clock."""
+        repeats = self.repeats if repeats is None else repeats
+        self._add_row(name, work, lambda: time_repeatedly(work, self.device, repeats))
 
-    def measure_once(self, name: str, work: Callable[[], object]) -> None:
-        """Run long work only once, against the clock."""
-        self._add_row(name, work, count_flops=False, repeats=1)
+    def measure_step(self, name: str, run: Callable[[int], object]) -> None:
+        """Time one step of `run(num_steps)`, as the difference of a long and a short run."""
 
-    def _add_row(self, name: str, work: Callable[[], object], count_flops: bool, repeats: int) -> None:
-        print(f"... {name}", flush=True)
-        row: dict[str, str | float | None] = {"work": name}
+        def step_seconds() -> float:
+            short, long = (time_once(lambda n=n: run(n), self.device) for n in (SHORT_RUN, LONG_RUN))
+            return (long - short) / (LONG_RUN - SHORT_RUN)
+
+        def time_steps() -> Timing:
+            seconds = [step_seconds() for _ in range(self.repeats)]
+            return Timing(statistics.median(seconds), min(seconds), max(seconds))
+
+        self._add_row(name, lambda: run(SHORT_RUN), time_steps)
+
+    def _add_row(self, name: str, warm_up: Callable[[], object], measure: Callable[[], Timing]) -> None:
+        if not self.wanted.search(name):
+            return
+        if not self.rows:
+            header = "".join(f"{column:>10}" for column in COLUMNS)
+            print(f"{'seconds':<50}{header}   against published")
+        row: dict = {"work": name}
         self.rows.append(row)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
         try:
-            if count_flops:
-                with FlopCounterMode(display=False) as counter:
-                    work()
-            row["seconds"] = statistics.median(self._time(work) for _ in range(repeats))
+            row["first run"] = time_once(warm_up, self.device)
+            row |= asdict(measure())
         except torch.OutOfMemoryError:
             row["error"] = "out of memory"
-            return
-        if self.device.type == "cuda":
-            row["peak GiB"] = torch.cuda.max_memory_allocated(self.device) / 2**30
-        if count_flops:
-            row["TFLOP"] = counter.get_total_flops() / 1e12
-            row["share of peak"] = counter.get_total_flops() / row["seconds"] / self.peak_flops
+        else:
+            if self.device.type == "cuda":
+                row["peak GiB"] = torch.cuda.max_memory_allocated(self.device) / 2**30
+            if name in self.flops:
+                row["TFLOP/s"] = self.flops[name] / row["median"] / 1e12
+            if name in self.published:
+                row["speed-up"] = self.published[name] / row["median"]
+        self._print(row)
 
-    def print_table(self) -> None:
-        """Print the rows, one a line."""
-        columns = {"seconds": ".3f", "peak GiB": ".1f", "TFLOP": ".2f", "share of peak": ".0%"}
-        print(f"\n{'work':<52}" + "".join(f"{column:>15}" for column in columns))
-        for row in self.rows:
-            cells = [format(row[name], style) if name in row else "-" for name, style in columns.items()]
-            print(f"{row['work']:<52}" + "".join(f"{cell:>15}" for cell in cells), row.get("error", ""))
-
-    def _time(self, work: Callable[[], object]) -> float:
-        self._synchronize()
-        start = time.perf_counter()
-        work()
-        self._synchronize()
-        return time.perf_counter() - start
-
-    def _synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+    def _print(self, row: dict) -> None:
+        cells = [format(row[name], style) if name in row else "-" for name, style in COLUMNS.items()]
+        speedup = f"{row['speed-up']:.2f} x" if "speed-up" in row else ""
+        line = f"{row['work']:<50}" + "".join(f"{cell:>10}" for cell in cells)
+        print(line, f"  {row.get('error', speedup)}", flush=True)
 
 
-def measure_peak_flops(device: torch.device, dtype: torch.dtype, size: int) -> float:
-    """Operations a second of a square matrix product of random numbers, median of 20."""
-    left, right = torch.randn(2, size, size, device=device, dtype=dtype)
-    seconds = []
-    for _ in range(23):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        left @ right
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / statistics.median(seconds[3:])
+class Workload:
+    """The pieces of work, as calls."""
 
-
-def build_model(
-    model_class: type[nn.Module], sizes: dict, device: torch.device, dtype: torch.dtype
-) -> nn.Module:
-    """A model with random weights, built on the device itself."""
-    with torch.device("meta"):
-        num_parameters = sum(parameter.numel() for parameter in model_class(**sizes).parameters())
-    require_memory(num_parameters, dtype, device, what=f"{model_class.__name__} with random weights")
-    default_dtype = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device(device):
-            return model_class(**sizes).requires_grad_(False).eval()
-    finally:
-        torch.set_default_dtype(default_dtype)
-
-
-def transformer_inputs(
-    transformer: OpenSoraTransformer3DModel, latents: Tensor, text_length: int
-) -> dict[str, Tensor]:
-    """Arguments of a forward pass on packed latents, with random text and the first latent frames known."""
-    config, device, dtype, batch = transformer.config, latents.device, transformer.dtype, len(latents)
-    mask, reference = build_condition("v2v_head", latents[:, :, :KNOWN_LATENT_FRAMES], latents.shape)
-    return {
-        "hidden_states": pack_latents(latents).to(dtype),
-        "img_ids": prepare_img_ids(*latents.shape[2:], device),
-        "encoder_hidden_states": torch.randn(
-            batch, text_length, config.joint_attention_dim, device=device, dtype=dtype
-        ),
-        "txt_ids": prepare_txt_ids(text_length, device),
-        "timestep": torch.full((batch,), 0.5, device=device),
-        "pooled_projections": torch.randn(batch, config.pooled_projection_dim, device=device, dtype=dtype),
-        "condition": pack_condition(mask, reference).to(dtype),
-    }
-
-
-def measure_lora_steps(
-    measurements: Measurements, transformer: OpenSoraTransformer3DModel, arguments: argparse.Namespace
-) -> None:
-    """One optimiser step on the known frames, with and without gradient checkpointing."""
-    device = measurements.device
-    transformer.add_adapter(
-        LoraConfig(r=arguments.rank, lora_alpha=2 * arguments.rank, target_modules=lora_target_modules())
-    )
-    adapters = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(adapters, lr=2e-4, weight_decay=0.01)
-    latents = torch.randn(
-        1, 16, KNOWN_LATENT_FRAMES, arguments.height // 8, arguments.width // 8, device=device
-    )
-    inputs = transformer_inputs(transformer, latents, arguments.text_length)
-
-    def step() -> None:
-        noise = torch.randn_like(latents)
-        noisy = add_noise(latents, noise, inputs["timestep"])
-        velocity = transformer(
-            **(inputs | {"hidden_states": pack_latents(noisy).to(transformer.dtype)})
-        ).sample
-        target = pack_latents(velocity_target(latents, noise))
-        nn.functional.mse_loss(velocity.float(), target).backward()
-        nn.utils.clip_grad_norm_(adapters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    tokens = f"{inputs['hidden_states'].shape[1]} + {arguments.text_length} tokens"
-    transformer.train()
-    measurements.measure(f"LoRA step, rank {arguments.rank}, {tokens}", step)
-    transformer.enable_gradient_checkpointing()
-    measurements.measure(f"LoRA step with recomputation, {tokens}", step)
-    transformer.disable_gradient_checkpointing()
-    optimizer.zero_grad()
-    transformer.unload_lora()
-    transformer.eval()
-
-
-def measure_sampling_steps(
-    measurements: Measurements, transformer: OpenSoraTransformer3DModel, arguments: argparse.Namespace
-) -> None:
-    """Forward passes of one and of three guidance branches on the whole video."""
-    latent_frames = (arguments.frames - 1) // 4 + 1
-    for branches in (1, 3):
-        latents = torch.randn(
-            branches,
-            16,
-            latent_frames,
-            arguments.height // 8,
-            arguments.width // 8,
-            device=measurements.device,
-        )
-        inputs = transformer_inputs(transformer, latents, arguments.text_length)
-        tokens = f"{inputs['hidden_states'].shape[1]} + {arguments.text_length} tokens"
-        with torch.no_grad():
-            measurements.measure(
-                f"sampling step, {branches} branch(es), {tokens}", lambda inputs=inputs: transformer(**inputs)
+    def __init__(
+        self,
+        transformer: OpenSoraTransformer3DModel,
+        vae: AutoencoderKLHunyuanVideo | None,
+        device: torch.device,
+        arguments: argparse.Namespace,
+    ) -> None:
+        self.transformer, self.vae, self.device, self.arguments = transformer, vae, device, arguments
+        self.params = load_params().adaptation
+        size = (arguments.height, arguments.width)
+        self.conditioning = random_conditioning(transformer, *size, arguments.text_length, device)
+        self.latent_shape = ((arguments.frames - 1) // 4 + 1, *(length // 8 for length in size))
+        self.inputs = {
+            branches: transformer_inputs(
+                transformer,
+                torch.randn(branches, 16, *self.latent_shape, device=device),
+                arguments.text_length,
             )
+            for branches in (1, 3)
+        }
+
+    def adapt(self, num_steps: int) -> None:
+        """A fresh adapter for the clip, with its snapshot at the end."""
+        settings = LoraSettings(rank=self.arguments.rank, learning_rate=2e-4, num_steps=num_steps)
+        list(adapt(self.transformer, self.conditioning, settings, self.params, seed=0))
+
+    @torch.no_grad()
+    def predict(self, branches: int) -> None:
+        """The velocity, in a number of guidance branches."""
+        self.transformer(**self.inputs[branches])
+
+    def generate(self) -> None:
+        """Sample a whole continuation and decode it."""
+        pipeline = OpenSoraContinuationPipeline(self.transformer, self.vae, FlowMatchEulerDiscreteScheduler())
+        pipeline.set_progress_bar_config(disable=True)
+        pipeline(
+            num_frames=self.arguments.frames,
+            num_inference_steps=self.arguments.num_inference_steps,
+            output_type="latent" if self.vae is None else "pt",
+            **self.conditioning.tensors,
+        )
 
 
-def measure_generation(
-    measurements: Measurements,
-    transformer: OpenSoraTransformer3DModel,
-    vae: AutoencoderKLHunyuanVideo | None,
-    arguments: argparse.Namespace,
-) -> None:
-    """Encode the known frames, sample a whole continuation, decode it."""
-    device, config = measurements.device, transformer.config
-    latent_size = (arguments.height // 8, arguments.width // 8)
-    pipeline = OpenSoraContinuationPipeline(transformer, vae, FlowMatchEulerDiscreteScheduler())
-    pipeline.set_progress_bar_config(disable=True)
+def count_flops(workload: Workload) -> dict[str, float]:
+    """Floating-point operations of the plain model's steps; compiled code would hide from the counter."""
+    works = {
+        THREE_BRANCHES: lambda: workload.predict(3),
+        ONE_BRANCH: lambda: workload.predict(1),
+        LORA_STEP: lambda: workload.adapt(1),
+    }
+    flops = {}
+    for name, work in works.items():
+        with FlopCounterMode(display=False) as counter:
+            work()
+        flops[name] = counter.get_total_flops()
+    remove_adapter(workload.transformer)
+    return flops
 
-    def sample() -> Tensor:
-        embeds = torch.zeros(1, arguments.text_length, config.joint_attention_dim, dtype=transformer.dtype)
-        pooled = torch.zeros(1, config.pooled_projection_dim, dtype=transformer.dtype)
-        return pipeline(
-            reference_latents=torch.zeros(1, 16, KNOWN_LATENT_FRAMES, *latent_size),
-            prompt_embeds=embeds,
-            pooled_prompt_embeds=pooled,
-            negative_prompt_embeds=embeds,
-            negative_pooled_prompt_embeds=pooled,
-            num_frames=arguments.frames,
-            num_inference_steps=arguments.num_inference_steps,
-            output_type="latent" if vae is None else "pt",
-        ).frames
 
-    decoded = "" if vae is None else ", with decoding"
-    measurements.measure_once(
-        f"generation, {arguments.frames} frames, {arguments.num_inference_steps} steps{decoded}", sample
-    )
-    if vae is None:
-        return
-    num_known = num_pixel_frames(KNOWN_LATENT_FRAMES)
-    video = torch.rand(1, 3, num_known, arguments.height, arguments.width, device=device)
-    measurements.measure(f"VAE encoding of {num_known} frames", lambda: encode_video(vae, video))
-    latents = torch.randn(1, 16, (arguments.frames - 1) // 4 + 1, *latent_size, device=device)
+def measure_transformer(workload: Workload, measurements: Measurements) -> None:
+    """Sampling steps without and with an adapter, LoRA steps, and a generation."""
+    arguments = workload.arguments
+    measurements.measure(THREE_BRANCHES, lambda: workload.predict(3))
+    measurements.measure(ONE_BRANCH, lambda: workload.predict(1))
+    generation = GENERATION if workload.vae else GENERATION.removesuffix(", decoded")
+    name = generation.format(arguments.frames, arguments.num_inference_steps)
+    measurements.measure(name, workload.generate, repeats=arguments.generations)
+    measurements.measure_step(LORA_STEP, workload.adapt)
+    name = "adaptation of 20 steps, with its snapshot"
+    measurements.measure(name, lambda: workload.adapt(20), repeats=arguments.generations)
+    measurements.measure(f"{THREE_BRANCHES}, with the adapter", lambda: workload.predict(3))
+    remove_adapter(workload.transformer)
+
+
+def measure_vae(workload: Workload, measurements: Measurements) -> None:
+    """Encoding and decoding of all frames."""
+    vae, arguments, device = workload.vae, workload.arguments, workload.device
+    video = torch.rand(1, 3, arguments.frames, arguments.height, arguments.width, device=device) * 2 - 1
+    latents = torch.randn(1, 16, *workload.latent_shape, device=device)
+    measurements.measure(f"VAE encoding of {arguments.frames} frames", lambda: encode_video(vae, video))
     measurements.measure(f"VAE decoding of {arguments.frames} frames", lambda: decode_latents(vae, latents))
 
 
@@ -267,9 +227,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rank", type=int, default=16, help="of the LoRA adapters")
     parser.add_argument("--num-inference-steps", type=int, default=25)
     parser.add_argument("--repeats", type=int, default=5, help="timed runs of each step")
+    parser.add_argument("--generations", type=int, default=2, help="timed generations and adaptations")
     parser.add_argument("--no-decode", action="store_true", help="leave out the VAE")
-    parser.add_argument("--compile", action="store_true", help="compile the transformer's blocks")
-    parser.add_argument("--attention-backend", default="native", help="a diffusers attention backend")
+    parser.add_argument("--work", default="", help="a pattern of the rows to measure, e.g. 'LoRA|VAE'")
+    parser.add_argument("--only", choices=("plain", "accelerated"), help="instead of both")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--device", default="cuda", help="cuda or cpu")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, to test this script")
@@ -278,10 +239,9 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Run the benchmark and print the table."""
+    """Run the benchmark."""
     arguments = parse_arguments()
-    device = torch.device(arguments.device)
-    dtype = getattr(torch, arguments.dtype)
+    device, dtype = torch.device(arguments.device), getattr(torch, arguments.dtype)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     torch.manual_seed(0)
     try:
@@ -295,24 +255,40 @@ def main() -> None:
             vae = build_model(AutoencoderKLHunyuanVideo, TINY_VAE if arguments.tiny else {}, device, dtype)
     except UserError as error:
         raise SystemExit(f"error: {error}") from error
-    if arguments.compile:
-        transformer.compile_repeated_blocks()
 
-    peak_flops = measure_peak_flops(device, dtype, size=256 if arguments.tiny else 8192)
-    measurements = Measurements(device, arguments.repeats, peak_flops)
-    with attention_backend(arguments.attention_backend):
-        measure_sampling_steps(measurements, transformer, arguments)
-        measure_generation(measurements, transformer, vae, arguments)
-        measure_lora_steps(measurements, transformer, arguments)
+    def peak() -> float:
+        return measure_peak_flops(device, dtype, size=256 if arguments.tiny else 8192) / 1e12
 
+    workload = Workload(transformer, vae, device, arguments)
+    flops = count_flops(workload)
+    comparable = (arguments.height, arguments.width) == PUBLISHED_SIZE and not arguments.tiny
+    published = PUBLISHED_SECONDS if comparable else {}
+    peaks = [peak()]
     print(
-        f"\n{name}, torch {torch.__version__}, {transformer.num_parameters() / 1e9:.3g} B parameters in "
+        f"{name}, torch {torch.__version__}, {transformer.num_parameters() / 1e9:.3g} B parameters in "
         f"{arguments.dtype}, built in {build_seconds:.1f} s; {arguments.height}x{arguments.width}; "
-        f"matrix product peak {peak_flops / 1e12:.3g} TFLOP/s"
+        f"matrix products at {peaks[0]:.0f} TFLOP/s"
     )
-    measurements.print_table()
+    tables: dict[str, Measurements] = {}
+
+    def start_table(title: str) -> Measurements:
+        print(f"\n{title}")
+        tables[title] = Measurements(device, arguments, flops, published)
+        return tables[title]
+
+    for version in ("plain", "accelerated"):
+        if arguments.only not in (None, version) or (version == "accelerated" and device.type == "cpu"):
+            continue
+        if version == "accelerated":
+            accelerate(transformer)
+        measure_transformer(workload, start_table(version))
+        peaks.append(peak())
+        print(f"matrix products at {peaks[-1]:.0f} TFLOP/s now")
+    if vae is not None:
+        measure_vae(workload, start_table("VAE"))
     if arguments.output:
-        figures = {"device": name, "peak TFLOP/s": peak_flops / 1e12, "rows": measurements.rows}
+        rows = {title: measurements.rows for title, measurements in tables.items()}
+        figures = {"device": name, "peak TFLOP/s": peaks, "flops": flops, "tables": rows}
         arguments.output.write_text(json.dumps(figures, indent=2) + "\n")
 
 

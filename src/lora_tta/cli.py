@@ -136,7 +136,7 @@ def _cache(arguments: argparse.Namespace) -> None:
 
 
 def _summary(arguments: argparse.Namespace) -> None:
-    from lora_tta.stages.evaluate import print_summary
+    from lora_tta.stages.summary import print_summary
 
     print_summary()
     print("compare trials: make ui")

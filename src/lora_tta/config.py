@@ -46,12 +46,14 @@ class ModelParams(Section):
     """The diffusers folder of the model, and where and in what precision it runs.
 
     ``num_threads`` is fixed because sums on the CPU differ in their last bits with the number of threads.
+    ``accelerate`` matters on a GPU only, see :mod:`lora_tta.models.acceleration`.
     """
 
     path: Path
     device: Literal["auto", "cpu", "cuda"]
     dtype: Literal["float32", "bfloat16"]
     num_threads: PositiveInt
+    accelerate: bool
 
 
 class AdaptationParams(Section):

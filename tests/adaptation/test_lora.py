@@ -2,12 +2,10 @@ import pytest
 import torch
 from peft import PeftModel
 
+from lora_tta.adaptation.adapter_files import CONFIG_NAME, WEIGHTS_NAME, export_adapter
 from lora_tta.adaptation.lora import (
     ADAPTER,
-    CONFIG_NAME,
-    WEIGHTS_NAME,
     adapter_state,
-    export_adapter,
     fresh_adapter,
     load_adapter,
     remove_adapter,

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from lora_tta.adaptation import trajectory
 from lora_tta.adaptation.trajectory import LoraSettings, Snapshot, adapt
 
 
@@ -49,3 +50,14 @@ def test_a_snapshot_is_a_peft_folder(run, tmp_path):
     run(1)[-1].save(tmp_path)
     assert (tmp_path / "adapter_config.json").exists()
     assert (tmp_path / "adapter_model.safetensors").exists()
+
+
+@pytest.mark.parametrize(("available", "recomputes"), [(10**12, False), (10**4, True)])
+def test_activations_are_recomputed_only_where_memory_is_short(
+    run, pipeline, monkeypatch, available, recomputes
+):
+    monkeypatch.setattr(trajectory, "available_memory", lambda device: available)
+    losses = run(3)[-1].losses
+    assert pipeline.transformer.gradient_checkpointing == recomputes
+    monkeypatch.undo()
+    assert losses == run(3)[-1].losses

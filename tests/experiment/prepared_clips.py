@@ -5,14 +5,13 @@ from pathlib import Path
 
 import av
 import numpy as np
-import torch
 
-from lora_tta.adaptation.conditioning import encode_conditioning
 from lora_tta.config import Params
 from lora_tta.data.clips import Clip, read_manifest
 from lora_tta.data.preprocess import preprocess
-from lora_tta.data.video import read_conditioning_frames
-from lora_tta.models.loading import load_pipeline
+from lora_tta.experiment.cache import ContentCache
+from lora_tta.experiment.encoding import encode_clip
+from lora_tta.experiment.model import LazyModel
 
 
 def prepare_clips(params: Params, folder: Path, videos: Sequence[np.ndarray]) -> tuple[Params, list[Clip]]:
@@ -29,12 +28,10 @@ def prepare_clips(params: Params, folder: Path, videos: Sequence[np.ndarray]) ->
     params = Params.model_validate(values)
     preprocess(params.data, params.preprocess, folder / "clips", workers=1)
     clips = read_manifest(folder / "clips")
-    pipeline = load_pipeline(params.model.path, "cpu", torch.float32)
+    model, cache = LazyModel(params.model), ContentCache(params.cache.path, params.cache.max_bytes)
     (folder / "encoded").mkdir()
     for clip in clips:
-        shown = read_conditioning_frames(folder / "clips", clip)
-        conditioning = encode_conditioning(pipeline, shown, clip.caption)
-        conditioning.save(folder / "encoded" / f"{clip.clip_id}.safetensors")
+        encode_clip(model, cache, folder / "clips", clip, folder / "encoded" / f"{clip.clip_id}.safetensors")
     return params, clips
 
 

@@ -6,8 +6,10 @@ from prepared_clips import prepare_clips
 
 from lora_tta.adaptation.trajectory import LoraSettings, adapt
 from lora_tta.data.clips import read_manifest
+from lora_tta.experiment import model as model_module
 from lora_tta.experiment import runner as runner_module
-from lora_tta.experiment.runner import ClipRun, ClipRunner, export_runs, strip
+from lora_tta.experiment.clip_run import ClipRun, export_runs, strip
+from lora_tta.experiment.runner import ClipRunner
 
 SETTINGS = LoraSettings(rank=2, learning_rate=1e-2, num_steps=3)
 
@@ -80,7 +82,7 @@ def test_finished_work_is_not_done_again(prepare, moving_frames, monkeypatch):
     def fail(*_, **__):
         raise AssertionError("the model was asked for")
 
-    monkeypatch.setattr(runner_module, "load_pipeline", fail)
+    monkeypatch.setattr(model_module, "load_pipeline", fail)
     again = ClipRunner(runner.params, runner.clips, runner.encoded, runner.snapshot_steps)
     assert content(again.run(clip, SETTINGS)) == content(first)
     with pytest.raises(AssertionError, match="asked for"):

@@ -2,8 +2,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from lora_tta.adaptation.lora import fresh_adapter
+from lora_tta.config import load_params
 from lora_tta.errors import UserError
-from lora_tta.models import memory
+from lora_tta.models import OpenSoraTransformer3DModel, memory
 
 
 def test_parameters_are_counted_from_headers(tmp_path):
@@ -29,3 +31,49 @@ def test_models_that_do_not_fit_are_refused_with_figures(monkeypatch):
 
 def test_cpu_memory_is_what_the_system_reports():
     assert 0 < memory.available_memory("cpu") < 2**50
+
+
+def kept_bytes(transformer, inputs):
+    """Bytes of the tensors, apart from weights, that a forward pass keeps for the backward pass."""
+    weights = {weight.untyped_storage().data_ptr() for weight in transformer.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = transformer(**inputs).sample
+    assert output.requires_grad
+    return sum(size for size, _ in kept.values())
+
+
+@pytest.mark.parametrize("blocks", [(4, 0), (0, 4)], ids=["double", "single"])
+@pytest.mark.parametrize("targets", [["attention"], ["attention", "mlp"]])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_estimate_of_a_training_step_covers_what_it_keeps(blocks, targets, dtype):
+    num_tokens, text_length = 300, 60
+    transformer = OpenSoraTransformer3DModel(
+        num_layers=blocks[0],
+        num_single_layers=blocks[1],
+        num_attention_heads=8,
+        attention_head_dim=64,
+        joint_attention_dim=48,
+        pooled_projection_dim=24,
+        axes_dims_rope=(16, 24, 24),
+    ).to(dtype)
+    params = load_params().adaptation.model_copy(update={"targets": targets})
+    fresh_adapter(transformer, 8, params, seed=0)
+    inputs = {
+        "hidden_states": torch.randn(1, num_tokens, 64, dtype=dtype),
+        "img_ids": torch.zeros(num_tokens, 3),
+        "encoder_hidden_states": torch.randn(1, text_length, 48, dtype=dtype),
+        "txt_ids": torch.zeros(text_length, 3),
+        "timestep": torch.tensor([0.5]),
+        "pooled_projections": torch.randn(1, 24, dtype=dtype),
+        "condition": torch.randn(1, num_tokens, 68, dtype=dtype),
+    }
+    estimate = memory.activation_bytes(transformer, num_tokens + text_length, "mlp" in targets)
+    assert 0.6 * estimate < kept_bytes(transformer, inputs) < estimate

@@ -1,7 +1,8 @@
 """A LoRA adapter in the transformer: put in, reset for the next clip, saved and loaded in PEFT's format."""
 
 import json
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -10,11 +11,11 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lora_tta.adaptation.adapter_files import WEIGHTS_NAME
 from lora_tta.config import AdaptationParams
 from lora_tta.models import OpenSoraTransformer3DModel, lora_target_modules
 
 ADAPTER = "tta"
-CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
 PEFT_PREFIX = "base_model.model."
 
 
@@ -44,7 +45,7 @@ def fresh_adapter(
             transformer.requires_grad_(False)
             transformer.add_adapter(config, ADAPTER)
         torch.manual_seed(seed)
-        for layer in _lora_layers(transformer):
+        for layer in adapter_layers(transformer):
             _reset(layer)
     return [parameter for name, parameter in transformer.named_parameters() if "lora_" in name]
 
@@ -87,13 +88,6 @@ def save_adapter(folder: Path, config: PeftConfig, state: dict[str, Tensor]) -> 
     )
 
 
-def export_adapter(folder: Path, target: Path) -> None:
-    """Copy a saved adapter, and nothing else its folder holds."""
-    target.mkdir(parents=True, exist_ok=True)
-    for name in (CONFIG_NAME, WEIGHTS_NAME):
-        shutil.copyfile(folder / name, target / name)
-
-
 def load_adapter(transformer: OpenSoraTransformer3DModel, folder: Path) -> None:
     """Put a saved adapter into the transformer, in place of the one it holds."""
     config = PeftConfig.from_pretrained(folder)
@@ -106,6 +100,22 @@ def load_adapter(transformer: OpenSoraTransformer3DModel, folder: Path) -> None:
     restore_adapter(transformer, state)
 
 
+@contextmanager
+def merged_adapter(transformer: OpenSoraTransformer3DModel) -> Iterator[None]:
+    """Add the adapter to the weights for a while; afterwards they are bit for bit what they were."""
+    layers = adapter_layers(transformer)
+    weights = [layer.get_base_layer().weight.detach() for layer in layers]
+    originals = [weight.clone() for weight in weights]
+    try:
+        for layer in layers:
+            layer.merge()
+        yield
+    finally:
+        for layer, weight, original in zip(layers, weights, originals, strict=True):
+            weight.copy_(original)
+            layer.merged_adapters.clear()
+
+
 def _holds(transformer: OpenSoraTransformer3DModel, config: PeftConfig) -> bool:
     held = getattr(transformer, "peft_config", {}).get(ADAPTER)
     return held is not None and (held.r, held.lora_alpha, held.target_modules) == (
@@ -115,7 +125,8 @@ def _holds(transformer: OpenSoraTransformer3DModel, config: PeftConfig) -> bool:
     )
 
 
-def _lora_layers(transformer: nn.Module) -> list[LoraLayer]:
+def adapter_layers(transformer: nn.Module) -> list[LoraLayer]:
+    """The layers that have an adapter, in a fixed order."""
     return [module for module in transformer.modules() if isinstance(module, LoraLayer)]
 
 

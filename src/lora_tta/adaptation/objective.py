@@ -40,8 +40,8 @@ class FlowMatchingObjective:
         """
         latents = self.conditioning.reference_latents.float()
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        noise = torch.randn(latents.shape, generator=generator).to(latents.device)
-        timestep = self._draw_timestep(generator).to(latents.device)
+        noise = _send(torch.randn(latents.shape, generator=generator), latents.device)
+        timestep = _send(self._draw_timestep(generator), latents.device)
         num_visible = self._draw_visible_frames(generator)
 
         mask = torch.zeros_like(latents[:, :1])
@@ -75,3 +75,8 @@ class FlowMatchingObjective:
                 return 0
             case "prefix":
                 return int(torch.randint(1, self.num_frames, (1,), generator=generator))
+
+
+def _send(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device, sent without waiting for the work that a GPU has yet to do."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

@@ -19,20 +19,14 @@ from lora_tta.adaptation.lora import (
     save_adapter,
 )
 from lora_tta.adaptation.objective import FlowMatchingObjective
+from lora_tta.adaptation.settings import LoraSettings
 from lora_tta.config import AdaptationParams
 from lora_tta.models import OpenSoraTransformer3DModel
+from lora_tta.models.memory import activation_bytes, available_memory
+from lora_tta.models.packing import PATCH_SIZE
 from lora_tta.peak_memory import PeakMemory
 
 STATE_NAME = "trajectory.pt"
-
-
-@dataclass(frozen=True)
-class LoraSettings:
-    """What the search varies: LoRA rank, peak learning rate of AdamW and number of steps."""
-
-    rank: int
-    learning_rate: float
-    num_steps: int
 
 
 @dataclass(frozen=True)
@@ -106,7 +100,13 @@ def adapt(
         Snapshots in the order of their steps, the last after ``settings.num_steps``.
     """
     parameters = fresh_adapter(transformer, settings.rank, params, seed)
-    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=params.weight_decay)
+    device = conditioning.reference_latents.device
+    optimizer = torch.optim.AdamW(
+        parameters,
+        lr=settings.learning_rate,
+        weight_decay=params.weight_decay,
+        fused=device.type == "cuda",
+    )
     schedule = get_constant_schedule_with_warmup(optimizer, params.warmup_steps)
     objective = FlowMatchingObjective(conditioning, params, seed)
     losses: list[float] = []
@@ -119,7 +119,8 @@ def adapt(
 
     stops = {step for step in save_at if step < settings.num_steps} | {settings.num_steps}
     transformer.train()
-    memory, began = PeakMemory(conditioning.reference_latents.device), time.perf_counter()
+    recompute_where_memory_is_short(transformer, conditioning, params)
+    memory, began = PeakMemory(device), time.perf_counter()
     for step in range(len(losses), settings.num_steps):
         loss = objective.loss(transformer, step)
         loss.backward()
@@ -141,6 +142,19 @@ def adapt(
             yield snapshot
             began = time.perf_counter()
     transformer.eval()
+
+
+def recompute_where_memory_is_short(
+    transformer: OpenSoraTransformer3DModel, conditioning: Conditioning, params: AdaptationParams
+) -> None:
+    """Switch gradient checkpointing, which costs a second forward pass, on or off by the memory left."""
+    latents = conditioning.reference_latents
+    num_tokens = latents[:, 0].numel() // PATCH_SIZE**2 + conditioning.prompt_embeds[..., 0].numel()
+    needed = activation_bytes(transformer, num_tokens, mlp_adapters="mlp" in params.targets)
+    if needed > available_memory(latents.device):
+        transformer.enable_gradient_checkpointing()
+    else:
+        transformer.disable_gradient_checkpointing()
 
 
 def _to_cpu(state: dict) -> dict:

@@ -27,6 +27,8 @@ from lora_tta.data.ucf101 import Source, find_videos, read_split_list, select_li
 from lora_tta.errors import UserError
 
 REJECTED_NAME = "rejected.json"
+# Fewer are done before one more process has started.
+CLIPS_PER_WORKER = 16
 
 Transcode = Callable[[Source], Clip | Rejection]
 
@@ -52,7 +54,7 @@ def preprocess(
 
     With ``params.num_clips``, raw videos are drawn stratified over the classes and a rejected one is replaced
     by the next of its class; without, all are taken. The files are the same for any number of ``workers``
-    (processes; as many as there are cores if ``None``, none besides this one if 1). Prints one line.
+    (processes; if ``None`` up to as many as there are cores, none besides this one if 1). Prints one line.
 
     Raises:
         UserError: the data folder is missing, holds no videos, or none gives a clip.
@@ -64,7 +66,8 @@ def preprocess(
 
     clip_format = ClipFormat(params.height, params.width, params.fps, params.window)
     run = partial(transcode, root=data.root, output=output, clip_format=clip_format)
-    with _mapper(workers or _available_cores()) as mapper:
+    wanted = min(params.num_clips or len(sources), len(sources))
+    with _mapper(workers or min(_available_cores(), 1 + wanted // CLIPS_PER_WORKER)) as mapper:
         clips, rejections = _transcode_sampled(sources, params.num_clips, params.seed, run, mapper)
 
     rejected = dict(sorted(Counter(str(rejection.reason) for rejection in rejections).items()))

@@ -22,6 +22,7 @@ import lpips
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torchvision.models import AlexNet_Weights
 
 from lora_tta.errors import UserError
@@ -166,7 +167,7 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
 
 def _trained_distance(file: Path) -> PerceptualDistance:
     published = torch.load(file, map_location="cpu", weights_only=True)
-    model = _random_trunk(lpips_heads=True)
+    model = _empty_trunk(lpips_heads=True)
     # lpips cuts torchvision's `features` into slices and keeps their numbers: slice2.3 is features.3.
     trunk = {name: published[f"features.{name.partition('.')[2]}"] for name in model.net.state_dict()}
     model.net.load_state_dict(trunk)
@@ -179,7 +180,7 @@ def _untrained_distance(reason: str) -> PerceptualDistance:
     He-normal weights from NumPy's frozen ``RandomState`` stream and zero biases, so that the distance is
     the same in every process and with every version of torch.
     """
-    model = _random_trunk(lpips_heads=False)
+    model = _empty_trunk(lpips_heads=False)
     stream = np.random.RandomState(UNTRAINED_SEED)
     for parameter in model.net.parameters():
         if parameter.ndim == 1:
@@ -190,8 +191,19 @@ def _untrained_distance(reason: str) -> PerceptualDistance:
     return PerceptualDistance(model, UNTRAINED_NAME, untrained_because=reason)
 
 
-def _random_trunk(lpips_heads: bool) -> lpips.LPIPS:
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+class _NoInitialisation(TorchFunctionMode):
+    """Leaves weights as they are allocated.
+
+    Most of the half second that AlexNet's take to draw goes into layers that LPIPS has no use for.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        initialises = getattr(func, "__module__", None) == "torch.nn.init"
+        return None if initialises else func(*args, **(kwargs or {}))
+
+
+def _empty_trunk(lpips_heads: bool) -> lpips.LPIPS:
+    with _NoInitialisation(), warnings.catch_warnings():
         # lpips still calls torchvision with the old `pretrained` argument.
         warnings.filterwarnings("ignore", module="torchvision")
         return lpips.LPIPS(net="alex", lpips=lpips_heads, pnet_rand=True, verbose=False)

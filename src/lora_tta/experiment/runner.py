@@ -1,19 +1,17 @@
 """One clip through adaptation, generation and measurement, with every finished part kept in the cache."""
 
 import json
-import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
 from filelock import Timeout
 
 from lora_tta.adaptation.conditioning import Conditioning
-from lora_tta.adaptation.lora import export_adapter, load_adapter, remove_adapter
-from lora_tta.adaptation.trajectory import LoraSettings, Snapshot, adapt
+from lora_tta.adaptation.lora import load_adapter, remove_adapter
+from lora_tta.adaptation.settings import LoraSettings
+from lora_tta.adaptation.trajectory import Snapshot, adapt
 from lora_tta.config import Params
 from lora_tta.data.clips import CONDITIONING_FRAMES, Clip
 from lora_tta.data.video import read_clip_frames, write_video
@@ -21,40 +19,17 @@ from lora_tta.evaluation.definitions import METRIC_DIRECTIONS, TRAINED_NAME, UNT
 from lora_tta.evaluation.metrics import ContinuationMetrics
 from lora_tta.evaluation.perceptual import PerceptualDistance, load_perceptual_distance
 from lora_tta.evaluation.results import ClipResult, read_results, write_results
-from lora_tta.evaluation.strips import frame_strip
 from lora_tta.experiment.cache import ContentCache
-from lora_tta.experiment.fingerprint import code_version, derive_seed, file_sha256, folder_sha256
+from lora_tta.experiment.clip_run import ClipRun
+from lora_tta.experiment.fingerprint import derive_seed, file_sha256
+from lora_tta.experiment.model import LazyModel
 from lora_tta.generation.continuation import generate_continuation
-from lora_tta.models import OpenSoraContinuationPipeline
-from lora_tta.models.loading import load_pipeline
 
 VIDEO_NAME, FRAMES_NAME, COST_NAME = "continuation.mp4", "frames.npy", "cost.json"
 
 
-@dataclass(frozen=True)
-class ClipRun:
-    """A clip's continuation with its measurements; the files lie in the cache.
-
-    Attributes:
-        clip: the preprocessed clip.
-        result: metrics, losses and costs.
-        video: H.264 file of the 65 frames.
-        frames_file: the same frames as they were before compression, (65, H, W, 3) uint8.
-        adapter: PEFT folder, None without adaptation.
-    """
-
-    clip: Clip
-    result: ClipResult
-    video: Path
-    frames_file: Path
-    adapter: Path | None
-
-
 class ClipRunner:
     """Runs clips with the model and settings of ``params``.
-
-    The model is loaded when a clip first needs it, so that a run whose parts are all in the cache is over
-    in a moment.
 
     Args:
         params: of the pipeline.
@@ -76,8 +51,7 @@ class ClipRunner:
         self.clips = clips
         self.encoded = encoded
         self.snapshot_steps = snapshot_steps
-        self.device = resolve_device(params.model.device, device_index)
-        torch.set_num_threads(params.model.num_threads)
+        self.model = LazyModel(params.model, device_index)
         self.cache = ContentCache(params.cache.path, params.cache.max_bytes)
 
     def run(self, clip: Clip, settings: LoraSettings | None) -> ClipRun:
@@ -123,7 +97,7 @@ class ClipRunner:
     def setting(self, clips: Sequence[Clip]) -> dict:
         """All that the value of a trial on these clips depends on, besides its own settings."""
         return {
-            **self._environment,
+            **self.model.environment,
             "clips": [clip.sha256 for clip in clips],
             "conditionings": [file_sha256(self._conditioning_file(clip)) for clip in clips],
             "adaptation": self.params.adaptation.model_dump(),
@@ -132,32 +106,12 @@ class ClipRunner:
         }
 
     @cached_property
-    def pipeline(self) -> OpenSoraContinuationPipeline:
-        """The model, loaded at first use."""
-        model = self.params.model
-        pipeline = load_pipeline(model.path, self.device, getattr(torch, model.dtype))
-        # One bar for the clips is enough.
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
-
-    @cached_property
     def _distance(self) -> PerceptualDistance:
-        return load_perceptual_distance(self.params.evaluation.lpips, self.device)
-
-    @cached_property
-    def _environment(self) -> dict:
-        model = self.params.model
-        return {
-            "model": folder_sha256(model.path),
-            "code": code_version(),
-            "device": self.device.type,
-            "dtype": model.dtype,
-            "num_threads": model.num_threads,
-        }
+        return load_perceptual_distance(self.params.evaluation.lpips, self.model.device)
 
     def _adapter_key(self, clip: Clip, settings: LoraSettings, num_steps: int) -> dict:
         return {
-            **self._environment,
+            **self.model.environment,
             "conditioning": file_sha256(self._conditioning_file(clip)),
             "rank": settings.rank,
             "learning_rate": settings.learning_rate,
@@ -168,7 +122,7 @@ class ClipRunner:
 
     def _continuation_key(self, clip: Clip, settings: LoraSettings | None) -> dict:
         return {
-            **self._environment,
+            **self.model.environment,
             "conditioning": file_sha256(self._conditioning_file(clip)),
             "adapter": settings and self._adapter_key(clip, settings, settings.num_steps),
             "generation": self.params.generation.model_dump(),
@@ -199,7 +153,7 @@ class ClipRunner:
         )
         start = next((Snapshot.load(entry) for entry in earlier if entry), None)
         snapshots = adapt(
-            self.pipeline.transformer,
+            self.model.pipeline.transformer,
             self._conditioning(clip),
             settings,
             self.params.adaptation,
@@ -216,11 +170,11 @@ class ClipRunner:
     def _continuation(self, clip: Clip, settings: LoraSettings | None, adapter: Path | None) -> Path:
         def compute(folder: Path) -> None:
             if adapter is None:
-                remove_adapter(self.pipeline.transformer)
+                remove_adapter(self.model.pipeline.transformer)
             else:
-                load_adapter(self.pipeline.transformer, adapter)
+                load_adapter(self.model.pipeline.transformer, adapter)
             continuation = generate_continuation(
-                self.pipeline,
+                self.model.pipeline,
                 self._conditioning(clip),
                 self.params.generation,
                 derive_seed(self.params.generation.seed, clip.clip_id),
@@ -240,7 +194,7 @@ class ClipRunner:
         return ClipResult(
             clip_id=clip.clip_id,
             class_name=clip.class_name,
-            metrics=ContinuationMetrics(self._distance, self.device)(generated, target),
+            metrics=ContinuationMetrics(self._distance, self.model.device)(generated, target),
             losses=snapshot.losses if snapshot else (),
             adapt_seconds=snapshot.seconds if snapshot else 0.0,
             generate_seconds=cost["seconds"],
@@ -252,30 +206,4 @@ class ClipRunner:
 
     def _conditioning(self, clip: Clip) -> Conditioning:
         conditioning = Conditioning.load(self._conditioning_file(clip))
-        return conditioning.to(self.device, self.pipeline.transformer.dtype)
-
-
-def export_runs(folder: Path, runs: Sequence[ClipRun]) -> None:
-    """Copy what a stage hands on out of the cache: result tables, ``videos`` and ``adapters``."""
-    (folder / "videos").mkdir(parents=True, exist_ok=True)
-    for run in runs:
-        shutil.copyfile(run.video, folder / "videos" / f"{run.clip.clip_id}.mp4")
-        if run.adapter is not None:
-            export_adapter(run.adapter, folder / "adapters" / run.clip.clip_id)
-    write_results(folder, [run.result for run in runs])
-
-
-def strip(clips: Path, run: ClipRun, baseline: ClipRun | None = None) -> np.ndarray:
-    """A few frames of the ground truth above those of the baseline, if given, and of the run, as an image."""
-    return frame_strip(
-        read_clip_frames(clips, run.clip),
-        None if baseline is None else np.load(baseline.frames_file),
-        np.load(run.frames_file),
-    )
-
-
-def resolve_device(name: str, index: int = 0) -> torch.device:
-    """``auto`` is CUDA where there is a GPU, else the CPU; ``index`` picks one of several GPUs."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name, index % torch.cuda.device_count()) if name == "cuda" else torch.device(name)
+        return conditioning.to(self.model.device, self.model.pipeline.transformer.dtype)

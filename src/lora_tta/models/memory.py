@@ -9,8 +9,13 @@ import torch
 from safetensors import safe_open
 
 from lora_tta.errors import UserError
+from lora_tta.models.transformer import OpenSoraTransformer3DModel
 
 GIB = 2**30
+# Values that a block keeps for each token, as multiples of the model's width: counted without compilation, in
+# bfloat16, in which the float32 values of the rotary embedding weigh double (tests/models/test_memory.py).
+KEPT_WIDTHS = 16
+KEPT_WIDTHS_FOR_MLP_ADAPTERS = 5
 
 
 def count_parameters(weight_files: Iterable[Path]) -> int:
@@ -27,8 +32,24 @@ def available_memory(device: torch.device | str) -> int:
     """Bytes that can still be allocated on a CPU or CUDA device."""
     device = torch.device(device)
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
     return psutil.virtual_memory().available
+
+
+def activation_bytes(transformer: OpenSoraTransformer3DModel, num_tokens: int, mlp_adapters: bool) -> int:
+    """Bytes that a training step without recomputation keeps between its forward and its backward pass.
+
+    Args:
+        transformer: in the dtype of the training.
+        num_tokens: video and text tokens of the batch together.
+        mlp_adapters: whether the MLP layers have adapters, whose inputs are kept too.
+    """
+    config = transformer.config
+    num_blocks = config.num_layers + config.num_single_layers
+    width = config.num_attention_heads * config.attention_head_dim
+    widths_per_token = KEPT_WIDTHS + (KEPT_WIDTHS_FOR_MLP_ADAPTERS if mlp_adapters else 0)
+    return num_blocks * num_tokens * width * widths_per_token * transformer.dtype.itemsize
 
 
 def require_memory(num_parameters: int, dtype: torch.dtype, device: torch.device | str, what: str) -> None:

@@ -21,6 +21,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.normalization import AdaLayerNormContinuous, AdaLayerNormZero, AdaLayerNormZeroSingle
 from torch import Tensor, nn
 
+from lora_tta.models.projections import StackedLinears
+
 NORM_EPS = 1e-6
 RotaryEmbedding = tuple[Tensor, Tensor]
 
@@ -67,6 +69,20 @@ def attend(query: Tensor, key: Tensor, value: Tensor, rotary_emb: RotaryEmbeddin
     return dispatch_attention_fn(query, key, value).flatten(2)
 
 
+def gelu_linear(linear: nn.Linear, hidden_states: Tensor) -> Tensor:
+    """GELU (tanh form) of a linear layer; one kernel where cuBLAS has it and no gradient is needed."""
+    if hidden_states.is_cuda and not torch.is_grad_enabled() and type(linear) is nn.Linear:
+        tokens = hidden_states.flatten(0, -2)
+        activated = torch._addmm_activation(linear.bias, tokens, linear.weight.t(), use_gelu=True)
+        return activated.unflatten(0, hidden_states.shape[:-1])
+    return nn.functional.gelu(linear(hidden_states), approximate="tanh")
+
+
+def feed_forward(layers: FeedForward, hidden_states: Tensor) -> Tensor:
+    """What diffusers' module computes, (B, S, C) to (B, S, C), through :func:`gelu_linear`."""
+    return layers.net[2](gelu_linear(layers.net[0].proj, hidden_states))
+
+
 class OpenSoraSelfAttention(nn.Module):
     """Self-attention over one stream, with RMS-normalised queries and keys."""
 
@@ -80,13 +96,25 @@ class OpenSoraSelfAttention(nn.Module):
         self.norm_q = nn.RMSNorm(head_dim, eps=NORM_EPS)
         self.norm_k = nn.RMSNorm(head_dim, eps=NORM_EPS)
         self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
+        self.to_qkv: StackedLinears | None = None
+
+    def fuse_projections(self) -> None:
+        """Compute queries, keys and values in one product from now on."""
+        self.to_qkv = StackedLinears([self.to_q, self.to_k, self.to_v])
 
     def project_qkv(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised queries and keys, and values, each (B, S, H, D), of (B, S, H * D)."""
-        heads = (-1, self.head_dim)
-        query = self.norm_q(self.to_q(hidden_states).unflatten(-1, heads))
-        key = self.norm_k(self.to_k(hidden_states).unflatten(-1, heads))
-        return query, key, self.to_v(hidden_states).unflatten(-1, heads)
+        query, key, value = self._project(hidden_states, [self.to_q, self.to_k, self.to_v], self.to_qkv)
+        return self.norm_q(query), self.norm_k(key), value
+
+    def _project(
+        self, hidden_states: Tensor, layers: list[nn.Module], together: StackedLinears | None
+    ) -> list[Tensor]:
+        if together is None:
+            outputs = [layer(hidden_states) for layer in layers]
+        else:
+            outputs = together(hidden_states, layers)
+        return [output.unflatten(-1, (-1, self.head_dim)) for output in outputs]
 
     def forward(self, hidden_states: Tensor, rotary_emb: RotaryEmbedding) -> Tensor:
         """Map (B, S, H * D) to (B, S, H * D)."""
@@ -104,13 +132,18 @@ class OpenSoraJointAttention(OpenSoraSelfAttention):
         self.norm_added_q = nn.RMSNorm(self.head_dim, eps=NORM_EPS)
         self.norm_added_k = nn.RMSNorm(self.head_dim, eps=NORM_EPS)
         self.to_add_out = nn.Linear(dim, dim)
+        self.to_added_qkv: StackedLinears | None = None
+
+    def fuse_projections(self) -> None:
+        """Compute queries, keys and values of each stream in one product from now on."""
+        super().fuse_projections()
+        self.to_added_qkv = StackedLinears([self.add_q_proj, self.add_k_proj, self.add_v_proj])
 
     def project_added_qkv(self, encoder_hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The text stream's queries, keys and values, each (B, S, H, D), of (B, S, H * D)."""
-        heads = (-1, self.head_dim)
-        query = self.norm_added_q(self.add_q_proj(encoder_hidden_states).unflatten(-1, heads))
-        key = self.norm_added_k(self.add_k_proj(encoder_hidden_states).unflatten(-1, heads))
-        return query, key, self.add_v_proj(encoder_hidden_states).unflatten(-1, heads)
+        layers = [self.add_q_proj, self.add_k_proj, self.add_v_proj]
+        query, key, value = self._project(encoder_hidden_states, layers, self.to_added_qkv)
+        return self.norm_added_q(query), self.norm_added_k(key), value
 
     def forward(
         self, hidden_states: Tensor, encoder_hidden_states: Tensor, rotary_emb: RotaryEmbedding
@@ -149,11 +182,13 @@ class OpenSoraTransformerBlock(nn.Module):
 
         hidden_states = hidden_states + gate[:, None] * video
         video = self.norm2(hidden_states) * (1 + scale_mlp[:, None]) + shift_mlp[:, None]
-        hidden_states = hidden_states + gate_mlp[:, None] * self.ff(video)
+        hidden_states = hidden_states + gate_mlp[:, None] * feed_forward(self.ff, video)
 
         encoder_hidden_states = encoder_hidden_states + c_gate[:, None] * text
         text = self.norm2_context(encoder_hidden_states) * (1 + c_scale_mlp[:, None]) + c_shift_mlp[:, None]
-        encoder_hidden_states = encoder_hidden_states + c_gate_mlp[:, None] * self.ff_context(text)
+        encoder_hidden_states = encoder_hidden_states + c_gate_mlp[:, None] * feed_forward(
+            self.ff_context, text
+        )
         return hidden_states, encoder_hidden_states
 
 
@@ -168,13 +203,12 @@ class OpenSoraSingleTransformerBlock(nn.Module):
         self.norm = AdaLayerNormZeroSingle(dim)
         self.attn = OpenSoraSelfAttention(dim, num_heads, qkv_bias=True)
         self.proj_mlp = nn.Linear(dim, mlp_dim)
-        self.act_mlp = nn.GELU(approximate="tanh")
         self.proj_mlp_out = nn.Linear(mlp_dim, dim, bias=False)
 
     def forward(self, hidden_states: Tensor, temb: Tensor, rotary_emb: RotaryEmbedding) -> Tensor:
         """Map text and video tokens (B, L + N, C) to new ones; `temb` is (B, C)."""
         normed, gate = self.norm(hidden_states, emb=temb)
-        update = self.attn(normed, rotary_emb) + self.proj_mlp_out(self.act_mlp(self.proj_mlp(normed)))
+        update = self.attn(normed, rotary_emb) + self.proj_mlp_out(gelu_linear(self.proj_mlp, normed))
         return hidden_states + gate[:, None] * update
 
 
@@ -298,6 +332,11 @@ class OpenSoraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
 
         sample = self.proj_out(self.norm_out(hidden_states[:, num_text_tokens:], temb))
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+
+    def fuse_qkv_projections(self) -> None:
+        """Compute queries, keys and values in one product, see :class:`StackedLinears`."""
+        for block in (*self.transformer_blocks, *self.single_transformer_blocks):
+            block.attn.fuse_projections()
 
     def _run_block(self, block: nn.Module, *args: Tensor | RotaryEmbedding) -> Tensor | tuple[Tensor, Tensor]:
         if torch.is_grad_enabled() and self.gradient_checkpointing:

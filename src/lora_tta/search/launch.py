@@ -12,7 +12,9 @@ from lora_tta.config import Params
 from lora_tta.data.clips import Clip
 from lora_tta.errors import UserError
 from lora_tta.experiment.pool import forkserver
-from lora_tta.search.worker import SearchFolders, run_worker
+from lora_tta.search.folders import SearchFolders
+
+WORKER_MODULE = "lora_tta.search.worker"
 
 
 def run_local_workers(params: Params, folders: SearchFolders, clips: Sequence[Clip], processes: int) -> None:
@@ -24,11 +26,11 @@ def run_local_workers(params: Params, folders: SearchFolders, clips: Sequence[Cl
         UserError: all of them died.
     """
     if processes == 1:
-        run_worker(params, folders, clips)
+        _work(params, folders, clips)
         return
-    context = forkserver(run_worker.__module__)
+    context = forkserver(WORKER_MODULE)
     workers = [
-        context.Process(target=run_worker, args=(params, folders, clips, index)) for index in range(processes)
+        context.Process(target=_work, args=(params, folders, clips, index)) for index in range(processes)
     ]
     for worker in workers:
         worker.start()
@@ -39,6 +41,13 @@ def run_local_workers(params: Params, folders: SearchFolders, clips: Sequence[Cl
         raise UserError(f"all {processes} workers ended early (exit codes {codes}): see above, and run again")
 
 
+def _work(params: Params, folders: SearchFolders, clips: Sequence[Clip], index: int = 0) -> None:
+    # Imported by workers alone: it takes seconds that the process which waits for them does without.
+    from lora_tta.search.worker import run_worker
+
+    run_worker(params, folders, clips, index)
+
+
 POLL_SECONDS = 2
 
 
@@ -47,7 +56,7 @@ class ClusterWorker(Checkpointable):
 
     def __call__(self, params: Params, folders: SearchFolders, clips: Sequence[Clip]) -> None:
         """Work until the study is finished."""
-        run_worker(params, folders, clips)
+        _work(params, folders, clips)
 
 
 def run_slurm_workers(

@@ -11,7 +11,7 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from lora_tta.adaptation.trajectory import LoraSettings
+from lora_tta.adaptation.settings import LoraSettings
 from lora_tta.config import Params
 from lora_tta.errors import UserError
 from lora_tta.experiment.cache import ContentCache

@@ -2,10 +2,9 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import mlflow
+import mlflow.store.tracking.sqlalchemy_store  # else each worker imports it after the fork
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -15,8 +14,10 @@ from lora_tta.config import Params, SearchSpace
 from lora_tta.data.clips import Clip
 from lora_tta.errors import UserError
 from lora_tta.evaluation.results import COST_NAMES, mean_costs, mean_metrics
+from lora_tta.experiment.clip_run import ClipRun, strip
 from lora_tta.experiment.fingerprint import derive_seed
-from lora_tta.experiment.runner import ClipRun, ClipRunner, strip
+from lora_tta.experiment.runner import ClipRunner
+from lora_tta.search.folders import SearchFolders
 from lora_tta.search.heartbeat import Heartbeat
 from lora_tta.search.sampling import build_sampler
 from lora_tta.search.study import (
@@ -37,15 +38,6 @@ from lora_tta.tracking.runs import (
 )
 
 WORKER_ATTRIBUTE = "worker"
-
-
-@dataclass(frozen=True)
-class SearchFolders:
-    """Where a search reads and writes."""
-
-    clips: Path
-    encoded: Path
-    study: Path
 
 
 class Worker:

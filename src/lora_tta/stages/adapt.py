@@ -3,27 +3,30 @@
 import json
 import sys
 
-from lora_tta.adaptation.trajectory import LoraSettings
-from lora_tta.config import load_params
+from lora_tta.adaptation.settings import LoraSettings
 from lora_tta.data.clips import read_manifest
 from lora_tta.errors import report_user_errors
-from lora_tta.experiment.pool import run_clips
-from lora_tta.experiment.runner import export_runs, strip
+from lora_tta.experiment.pool import clip_workers
 from lora_tta.stages.paths import ADAPT, BEST, CLIPS, ENCODED
-from lora_tta.tracking.runs import log_clip_runs, log_settings, open_experiment, tracked_run
+from lora_tta.stages.settings import load_stage_params
 
 
 def main() -> None:
     """Write ``outputs/adapt`` and log the MLflow run ``final``."""
-    params = load_params()
+    params = load_stage_params()
     best = json.loads(BEST.read_text())
-    settings = LoraSettings(**best["settings"])
     clips = read_manifest(CLIPS)
-    runs = run_clips(params, CLIPS, ENCODED, clips, settings, "adapt")
+    with clip_workers(params, CLIPS, ENCODED) as run_clips:
+        # Imported while the workers import torch.
+        from lora_tta.experiment.clip_run import export_runs, strip
+        from lora_tta.tracking.runs import log_clip_runs, log_settings, open_experiment, tracked_run
+
+        experiment_id = open_experiment(params.tracking)
+        runs = run_clips(clips, LoraSettings(**best["settings"]), "adapt")
+        baseline = run_clips(clips, None, "baseline")
     export_runs(ADAPT, runs)
-    baseline = run_clips(params, CLIPS, ENCODED, clips, None, "baseline")
     strips = {run.clip.clip_id: strip(CLIPS, run, before) for run, before in zip(runs, baseline, strict=True)}
-    with tracked_run(open_experiment(params.tracking), "final", "final"):
+    with tracked_run(experiment_id, "final", "final"):
         log_settings(
             best["settings"]
             | {"study": best["study"], "trial": best["trial"]}

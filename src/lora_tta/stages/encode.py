@@ -2,28 +2,25 @@
 
 import sys
 
-import torch
 from tqdm import tqdm
 
-from lora_tta.adaptation.conditioning import encode_conditioning
-from lora_tta.config import load_params
 from lora_tta.data.clips import read_manifest
-from lora_tta.data.video import read_conditioning_frames
 from lora_tta.errors import report_user_errors
-from lora_tta.experiment.runner import resolve_device
-from lora_tta.models.loading import load_pipeline
+from lora_tta.experiment.cache import ContentCache
+from lora_tta.experiment.encoding import encode_clip
+from lora_tta.experiment.model import LazyModel
 from lora_tta.stages.paths import CLIPS, ENCODED
+from lora_tta.stages.settings import load_stage_params
 
 
 def main() -> None:
     """Write ``outputs/encoded/<clip_id>.safetensors``."""
-    model = load_params().model
-    clips = read_manifest(CLIPS)
+    params = load_stage_params()
+    model = LazyModel(params.model)
+    cache = ContentCache(params.cache.path, params.cache.max_bytes)
     ENCODED.mkdir(parents=True, exist_ok=True)
-    pipeline = load_pipeline(model.path, resolve_device(model.device), getattr(torch, model.dtype))
-    for clip in tqdm(clips, desc="encode", unit="clip"):
-        frames = read_conditioning_frames(CLIPS, clip)
-        encode_conditioning(pipeline, frames, clip.caption).save(ENCODED / f"{clip.clip_id}.safetensors")
+    for clip in tqdm(read_manifest(CLIPS), desc="encode", unit="clip"):
+        encode_clip(model, cache, CLIPS, clip, ENCODED / f"{clip.clip_id}.safetensors")
 
 
 if __name__ == "__main__":

@@ -9,9 +9,8 @@ from plotly.io import from_json as read_json
 from plotly.io import to_html
 
 from lora_tta.config import Params, load_params
-from lora_tta.data.clips import read_manifest
-from lora_tta.errors import UserError, report_user_errors
-from lora_tta.evaluation.definitions import METRIC_LABELS, UNTRAINED_NAME
+from lora_tta.errors import report_user_errors
+from lora_tta.evaluation.definitions import UNTRAINED_NAME
 from lora_tta.evaluation.files import write_text
 from lora_tta.evaluation.plots import write_plots
 from lora_tta.evaluation.report import ClipVideos, ReportContext, write_report
@@ -22,7 +21,6 @@ from lora_tta.stages.paths import (
     BEST,
     CLIPS,
     COSTS,
-    EVALUATE,
     FIGURES,
     METRICS,
     PLOTS,
@@ -99,35 +97,6 @@ def hidden_size(params: Params) -> int:
     """Width of the transformer."""
     config = json.loads((params.model.path / "transformer" / "config.json").read_text())
     return config["num_attention_heads"] * config["attention_head_dim"]
-
-
-def print_summary() -> None:
-    """Print the comparison table of the last run and where its report is.
-
-    Raises:
-        UserError: there is no finished run.
-    """
-    if not METRICS.exists():
-        raise UserError(f"{METRICS} not found: run `dvc repro` first")
-    comparisons, costs = json.loads(METRICS.read_text()), json.loads(COSTS.read_text())
-    best = json.loads(BEST.read_text())
-    print(f"{len(read_manifest(CLIPS))} clips, best of {best['trials']} trials: {best['settings']}\n")
-    header = f"{'frames 34-65':<27}{'baseline':>10}{'adapted':>10}{'difference':>12}  "
-    print(f"{header}{'95 % interval':<20}improved")
-    for name, values in comparisons.items():
-        interval = (
-            "-"
-            if values["interval_low"] is None
-            else f"{values['interval_low']:+.4f} .. {values['interval_high']:+.4f}"
-        )
-        print(
-            f"{METRIC_LABELS[name]:<27}{values['baseline']:>10.4f}{values['adapted']:>10.4f}"
-            f"{values['difference']:>+12.4f}  {interval:<20}{values['share_improved']:>7.0%}"
-        )
-    for name in ("adapt_seconds_per_clip", "generate_seconds_per_clip"):
-        label = name.replace("_", " ")
-        print(f"{label:<27}{costs['baseline'][name]:>10.2f}{costs['adapted'][name]:>10.2f}")
-    print(f"\nreport: {REPORT}\nplots:  {EVALUATE}, or `dvc plots show`")
 
 
 if __name__ == "__main__":

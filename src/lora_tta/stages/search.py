@@ -2,25 +2,16 @@
 
 import json
 import sys
+from collections.abc import Sequence
 
-from lora_tta.config import load_params
-from lora_tta.data.clips import read_manifest
+from lora_tta.config import Params
+from lora_tta.data.clips import Clip, read_manifest
 from lora_tta.errors import UserError, report_user_errors
-from lora_tta.evaluation.files import write_csv, write_text
-from lora_tta.experiment.runner import ClipRunner
-from lora_tta.search.figures import study_figures
-from lora_tta.search.launch import run_local_workers, run_slurm_workers
-from lora_tta.search.study import (
-    MEANS_ATTRIBUTE,
-    best_trial,
-    finished_trials,
-    open_study,
-    trial_key,
-    trial_table,
-)
-from lora_tta.search.worker import SearchFolders
+from lora_tta.experiment.pool import call_in_process
+from lora_tta.search.folders import SearchFolders
+from lora_tta.search.launch import WORKER_MODULE, run_local_workers, run_slurm_workers
 from lora_tta.stages.paths import BEST, CLIPS, ENCODED, FIGURES, SLURM_LOGS, STUDY, TRIALS
-from lora_tta.tracking.runs import log_study, open_experiment
+from lora_tta.stages.settings import load_stage_params
 
 
 def main(processes: int | None = None, cluster: str | None = None) -> None:
@@ -30,7 +21,7 @@ def main(processes: int | None = None, cluster: str | None = None) -> None:
         processes: number of workers; ``workers.processes`` if None.
         cluster: ``slurm`` to submit the workers as jobs.
     """
-    params = load_params()
+    params = load_stage_params()
     processes = processes or params.workers.processes
     clips = read_manifest(CLIPS)[: params.search.num_clips]
     folders = SearchFolders(CLIPS.absolute(), ENCODED.absolute(), STUDY.absolute())
@@ -38,6 +29,26 @@ def main(processes: int | None = None, cluster: str | None = None) -> None:
         run_slurm_workers(params, folders, clips, processes, SLURM_LOGS)
     else:
         run_local_workers(params, folders, clips, processes)
+    if processes == 1 or cluster:
+        _conclude(params, clips)
+    else:
+        call_in_process(WORKER_MODULE, _conclude, params, clips)
+
+
+def _conclude(params: Params, clips: Sequence[Clip]) -> None:
+    """Write what the study has found, in a process that has imported all of this for its work on a trial."""
+    from lora_tta.evaluation.files import write_csv, write_text
+    from lora_tta.experiment.runner import ClipRunner
+    from lora_tta.search.figures import study_figures
+    from lora_tta.search.study import (
+        MEANS_ATTRIBUTE,
+        best_trial,
+        finished_trials,
+        open_study,
+        trial_key,
+        trial_table,
+    )
+    from lora_tta.tracking.runs import log_study, open_experiment
 
     runner = ClipRunner(params, CLIPS, ENCODED)
     study = open_study(STUDY, params, runner.setting(clips))

@@ -16,7 +16,7 @@ from plotly.graph_objects import Figure
 
 from lora_tta.config import TrackingParams
 from lora_tta.evaluation.results import clip_table, loss_table, mean_costs, mean_metrics
-from lora_tta.experiment.runner import ClipRun, export_runs
+from lora_tta.experiment.clip_run import ClipRun, export_runs
 
 KIND_TAG, KEY_TAG, BEST_TAG = "lora_tta.kind", "lora_tta.key", "lora_tta.best_of"
 # The most metrics that MLflow takes in one request.

@@ -1,0 +1,95 @@
+"""Start-up: a full-size checkpoint from local safetensors to the GPU, beside the disk's own speed.
+
+Writes a pipeline folder of random weights (24 GB) first. Run from the repository root:
+
+    python benchmarks/loading.py --folder /scratch/random-model
+    python benchmarks/loading.py --tiny --device cpu --folder /tmp/tiny  # smoke test of this script
+"""
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLHunyuanVideo, FlowMatchEulerDiscreteScheduler
+from random_model import TINY_TRANSFORMER, TINY_VAE, build_model, synchronize
+
+from lora_tta.models import OpenSoraContinuationPipeline, OpenSoraTransformer3DModel
+from lora_tta.models.loading import load_pipeline
+
+READ_BYTES = 16 * 2**20
+
+
+def write_checkpoint(folder: Path, device: torch.device, tiny: bool) -> None:
+    """A pipeline folder in shards of 5 GB, flushed to the disk."""
+    transformer = build_model(
+        OpenSoraTransformer3DModel, TINY_TRANSFORMER if tiny else {}, device, torch.bfloat16
+    )
+    vae = build_model(AutoencoderKLHunyuanVideo, TINY_VAE if tiny else {}, device, torch.bfloat16)
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    OpenSoraContinuationPipeline(transformer, vae, scheduler).save_pretrained(folder, max_shard_size="5GB")
+    os.sync()
+
+
+def drop_from_page_cache(files: list[Path]) -> None:
+    """Make the next reading of the files come from the disk."""
+    for path in files:
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def read_seconds(files: list[Path]) -> float:
+    """Seconds of reading the files from end to end, and nothing else."""
+    buffer = bytearray(READ_BYTES)
+    start = time.perf_counter()
+    for path in files:
+        with path.open("rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
+    return time.perf_counter() - start
+
+
+def private_memory() -> int:
+    """Bytes of this process that no file backs."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon"))
+
+
+def main() -> None:
+    """Write, read and load the checkpoint, with and without the system's cache of the files."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--folder", type=Path, required=True, help="for the checkpoint; it stays there")
+    parser.add_argument("--device", default="cuda", help="cuda or cpu")
+    parser.add_argument("--tiny", action="store_true", help="a tiny model, to test this script")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    if not (arguments.folder / "model_index.json").exists():
+        write_checkpoint(arguments.folder, device, arguments.tiny)
+    files = sorted(arguments.folder.rglob("*.safetensors"))
+    size = sum(path.stat().st_size for path in files)
+    print(f"{size / 1e9:.3g} GB in {len(files)} files; {device}, torch {torch.__version__}")
+    print(f"{'':<28}{'seconds':>10}{'GB/s':>8}{'private host memory, GB':>26}")
+    for state in ("from disk", "from the page cache"):
+        for work in ("reading", "loading"):
+            if state == "from disk":
+                drop_from_page_cache(files)
+            before = private_memory()
+            if work == "reading":
+                seconds = read_seconds(files)
+            else:
+                start = time.perf_counter()
+                pipeline = load_pipeline(arguments.folder, device)
+                synchronize(device)
+                seconds = time.perf_counter() - start
+            added = (private_memory() - before) / 1e9
+            print(
+                f"{work + ' ' + state:<28}{seconds:>10.2f}{size / seconds / 1e9:>8.2f}{added:>26.2f}",
+                flush=True,
+            )
+            if work == "loading":
+                del pipeline
+
+
+if __name__ == "__main__":
+    main()

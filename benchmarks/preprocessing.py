@@ -1,0 +1,196 @@
+"""Rate of preprocessing against plain decoding of the same clips with the same libraries.
+
+The raw clips are those of `data` (320x240 MPEG-4 in AVI, as UCF-101's), or any folder. Run from the root:
+
+    python benchmarks/preprocessing.py                                        # to 192x336, as for Open-Sora
+    python benchmarks/preprocessing.py --height 64 --width 112 --clips VIDEOS
+
+Every process has one codec thread. Plain decoding stops at the last frame that preprocessing needs. The
+start of processes is included, also where the `ffmpeg` program, if there is one, decodes. Videos are taken
+several times over if they are few.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout
+from fractions import Fraction
+from functools import partial
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+
+import av
+
+from lora_tta.config import DataParams, PreprocessParams
+from lora_tta.data.clips import NUM_FRAMES
+from lora_tta.data.frames import FrameScaler
+from lora_tta.data.preprocess import preprocess
+from lora_tta.data.transcode import ClipFormat, Timing, read_timing, resample
+from lora_tta.data.ucf101 import find_videos
+
+MIN_CLIPS = 100
+
+
+def main() -> None:
+    """Measure, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--clips", type=Path, default=Path("data"), help="folder of raw videos")
+    parser.add_argument("--height", type=int, default=192)
+    parser.add_argument("--width", type=int, default=336)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--output", type=Path, help="write the figures as JSON too")
+    arguments = parser.parse_args()
+    clip_format = ClipFormat(arguments.height, arguments.width, fps=24, window="first")
+    cores = len(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as folder:
+        usable = usable_videos(arguments.clips, clip_format, Path(folder, "usable"))
+        work = pieces_of_work(usable, clip_format, Path(folder), cores)
+        rows = [measure(name, run, len(usable), arguments.repeats) for name, run in work.items()]
+    environment = {
+        "machine": f"{cpu_name()}, {cores} cores",
+        "PyAV": f"{av.__version__}, libavcodec {av.library_versions['libavcodec']}",
+        "clips": f"{len(usable)} from {arguments.clips}, to {arguments.width}x{arguments.height}",
+    }
+    print("\n".join(f"{name}: {value}" for name, value in environment.items()) + "\n")
+    print(table(rows))
+    if arguments.output:
+        arguments.output.write_text(json.dumps({"environment": environment, "rows": rows}, indent=1) + "\n")
+
+
+def usable_videos(root: Path, clip_format: ClipFormat, folder: Path) -> dict[Path, Timing]:
+    """The videos that give a clip, linked into one folder, and their timing."""
+    sources = find_videos(root)
+    preprocess_folder(root, clip_format, folder.with_name("tried"), workers=1)
+    made = {path.stem for path in folder.with_name("tried").glob("*.mp4")}
+    usable = {}
+    for copy in range(-(-MIN_CLIPS // len(made))):
+        for source in sources:
+            if source.clip_id in made:
+                link = folder / source.class_name / f"{source.clip_id}_{copy}{source.path.suffix}"
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(source.path.absolute())
+                usable[link] = read_timing(link)
+    return usable
+
+
+def pieces_of_work(
+    usable: dict[Path, Timing], clip_format: ClipFormat, folder: Path, cores: int
+) -> dict[str, Callable[[], None]]:
+    """What is measured, by name; each does all clips once."""
+    needed = {path: num_needed(timing, clip_format.fps) for path, timing in usable.items()}
+    whole = partial(preprocess_folder, folder / "usable", clip_format, folder / "output")
+
+    def each(function: Callable[[Path], object]) -> Callable[[], None]:
+        return lambda: [function(path) for path in usable] and None
+
+    work = {
+        "plain decoding": each(lambda path: decode_to_nowhere(path, needed[path])),
+        f"plain decoding, {cores} processes": partial(decode_in_processes, needed, cores),
+        "plain decoding of whole files": each(lambda path: decode_to_nowhere(path, None)),
+        "reading time stamps": each(read_timing),
+        "decoding and scaling": each(lambda path: scale(path, usable[path], clip_format)),
+        "preprocessing": partial(whole, workers=1),
+        f"preprocessing, {cores} processes": partial(whole, workers=cores),
+    }
+    if shutil.which("ffmpeg"):
+        work["plain decoding, ffmpeg program"] = each(lambda path: decode_by_program(path, needed[path]))
+    return work
+
+
+def num_needed(timing: Timing, fps: int) -> int:
+    """Frames to decode for the window that begins with the first one: up to the one after its last."""
+    return min(timing.num_frames, int(Fraction(NUM_FRAMES, fps) / timing.frame_interval) + 1)
+
+
+def decode(path: Path) -> Iterator[av.VideoFrame]:
+    """Frames of a video, decoded in one thread."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        yield from container.decode(stream)
+
+
+def decode_to_nowhere(path: Path, count: int | None) -> None:
+    """Decode the first ``count`` frames, or all."""
+    deque(islice(decode(path), count), maxlen=0)
+
+
+def scale(path: Path, timing: Timing, clip_format: ClipFormat) -> None:
+    """What preprocessing does before it encodes."""
+    scaler = None
+    for frame in resample(decode(path), timing, 0, NUM_FRAMES, clip_format.fps):
+        scaler = scaler or FrameScaler(frame, None, clip_format.height, clip_format.width)
+        scaler(frame)
+
+
+def decode_in_processes(needed: dict[Path, int], processes: int) -> None:
+    """Plain decoding in processes that are started as those of preprocessing are."""
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as executor:
+        list(executor.map(decode_to_nowhere, needed, needed.values()))
+
+
+def decode_by_program(path: Path, count: int) -> None:
+    """Decode the first ``count`` frames with the ffmpeg program, in one thread."""
+    arguments = ["-v", "error", "-threads", "1", "-i", str(path), "-frames:v", str(count), "-f", "null", "-"]
+    subprocess.run(["ffmpeg", *arguments], check=True)
+
+
+def preprocess_folder(root: Path, clip_format: ClipFormat, output: Path, workers: int) -> None:
+    """The preprocess stage without its output on the terminal."""
+    params = PreprocessParams(**vars(clip_format), num_clips=None, seed=0)
+    with open(os.devnull, "w") as silence, redirect_stdout(silence), redirect_stderr(silence):
+        preprocess(DataParams(root=root, split_list=None), params, output, workers)
+
+
+def measure(name: str, run: Callable[[], None], num_clips: int, repeats: int) -> dict[str, str | list[float]]:
+    """Clips per second, and CPU milliseconds a clip of this process and its children, of each repetition."""
+    rates, cpu = [], []
+    for _ in range(repeats):
+        wall, busy = time.perf_counter(), cpu_seconds()
+        run()
+        rates.append(num_clips / (time.perf_counter() - wall))
+        cpu.append(1000 * (cpu_seconds() - busy) / num_clips)
+    return {"work": name, "clips per second": rates, "CPU ms per clip": cpu}
+
+
+def cpu_seconds() -> float:
+    """Of this process and the children that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def table(rows: Sequence[dict]) -> str:
+    """Markdown: medians, ranges, and the ratio to plain decoding in as many processes."""
+    median_rate = {row["work"]: statistics.median(row["clips per second"]) for row in rows}
+    lines = ["| work | clips/s (range) | CPU ms a clip | of plain decoding |", "| --- | --- | --- | --- |"]
+    for row in rows:
+        name, rates = row["work"], row["clips per second"]
+        _, comma, processes = name.partition(", ")
+        plain = f"plain decoding{comma}{processes}" if processes.endswith("processes") else "plain decoding"
+        ratio = median_rate[name] / median_rate[plain]
+        spread = f"{median_rate[name]:.1f} ({min(rates):.1f}-{max(rates):.1f})"
+        lines.append(f"| {name} | {spread} | {statistics.median(row['CPU ms per clip']):.1f} | {ratio:.2f} |")
+    return "\n".join(lines)
+
+
+def cpu_name() -> str:
+    """The processor's model, where the system tells."""
+    if Path("/proc/cpuinfo").exists():
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(": ")[2]
+    return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+import os
+import pickle
+import subprocess
+import sys
+
+import pytest
+from prepared_clips import prepare_clips
+
+from lora_tta.errors import UserError
+from lora_tta.experiment.pool import call_in_process, clip_workers
+
+LIGHT_MODULE = "lora_tta.data.clips"
+
+# Runs clips as a stage does, and tells what came back and whether it has imported torch.
+STAGE = """
+import pickle, sys
+from lora_tta.experiment.pool import clip_workers
+
+if __name__ == "__main__":
+    params, folder, clips = pickle.load(sys.stdin.buffer)
+    with clip_workers(params, folder / "clips", folder / "encoded") as run_clips:
+        runs = run_clips(clips, None, "baseline")
+    print([run.clip.clip_id for run in runs], "torch" in sys.modules)
+"""
+
+
+def refuse(reason: str) -> None:
+    raise UserError(reason)
+
+
+def test_a_function_is_called_in_another_process():
+    assert call_in_process(LIGHT_MODULE, os.getppid) != os.getppid()
+
+
+def test_errors_come_back_from_the_other_process():
+    with pytest.raises(UserError, match="write it again"):
+        call_in_process(LIGHT_MODULE, refuse, "write it again")
+
+
+def test_clips_come_back_in_their_order_with_one_process(params, moving_frames, tmp_path):
+    params, clips = prepare_clips(params, tmp_path, [moving_frames, moving_frames[::-1]])
+    params = params.model_copy(update={"workers": params.workers.model_copy(update={"processes": 1})})
+    with clip_workers(params, tmp_path / "clips", tmp_path / "encoded") as run_clips:
+        assert [run.clip for run in run_clips(clips[::-1], None, "baseline")] == clips[::-1]
+
+
+@pytest.mark.slow
+def test_several_processes_and_none_of_the_model_in_the_one_that_waits(params, moving_frames, tmp_path):
+    params, clips = prepare_clips(params, tmp_path, [moving_frames, moving_frames[::-1]])
+    params = params.model_copy(update={"workers": params.workers.model_copy(update={"processes": 2})})
+    script = tmp_path / "stage.py"
+    script.write_text(STAGE)
+    given = pickle.dumps((params, tmp_path, clips[::-1]))
+    out = subprocess.run([sys.executable, script], input=given, capture_output=True, check=True).stdout
+    assert out.decode().strip() == f"{[clip.clip_id for clip in clips[::-1]]} False"

@@ -1,0 +1,139 @@
+"""Compiled blocks and CUDA graphs: nothing is compiled or captured twice, and results stay what they were."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from lora_tta.adaptation.lora import fresh_adapter, merged_adapter, remove_adapter
+from lora_tta.config import AdaptationParams, load_params
+from lora_tta.models import OpenSoraTransformer3DModel
+from lora_tta.models.acceleration import GraphedForward, compile_blocks, mark_rank_dynamic
+
+SIZES = {
+    "num_layers": 2,
+    "num_single_layers": 2,
+    "attention_head_dim": 32,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 48,
+    "pooled_projection_dim": 24,
+    "axes_dims_rope": (4, 14, 14),
+}
+NUM_TOKENS, TEXT_LENGTH = 24, 8
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+
+
+@pytest.fixture
+def params() -> AdaptationParams:
+    return load_params().adaptation
+
+
+@pytest.fixture
+def _fresh_compiler() -> Iterator[None]:
+    with torch._dynamo.config.patch():
+        torch._dynamo.reset()
+        yield
+        torch._dynamo.reset()
+
+
+def build_transformer(device: str = "cpu") -> OpenSoraTransformer3DModel:
+    torch.manual_seed(0)
+    return OpenSoraTransformer3DModel(**SIZES).requires_grad_(False).eval().to(device)
+
+
+def random_inputs(batch: int, device: str = "cpu", seed: int = 0) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(device)
+
+    return {
+        "hidden_states": normal(batch, NUM_TOKENS, 64),
+        "img_ids": torch.arange(NUM_TOKENS * 3, device=device).reshape(NUM_TOKENS, 3) % 5,
+        "encoder_hidden_states": normal(batch, TEXT_LENGTH, 48),
+        "txt_ids": torch.zeros(TEXT_LENGTH, 3, device=device),
+        "timestep": torch.full((batch,), 0.3, device=device),
+        "pooled_projections": normal(batch, 24),
+        "condition": normal(batch, NUM_TOKENS, 68),
+    }
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+def test_two_compiled_blocks_serve_every_layer_reset_and_rank(params):
+    counter = CompileCounterWithBackend("aot_eager")
+    transformer = build_transformer()
+    transformer.fuse_qkv_projections()
+    compile_blocks(transformer, backend=counter)
+    for rank, seed in [(4, 0), (4, 1), (8, 0), (16, 0)]:
+        fresh_adapter(transformer, rank, params, seed)
+        mark_rank_dynamic(transformer)
+        for step in range(2):
+            transformer(**random_inputs(1, seed=step)).sample.square().mean().backward()
+    assert counter.frame_count == 2
+
+
+def test_on_the_cpu_calls_go_to_the_module(params):
+    transformer = build_transformer()
+    expected = transformer(**random_inputs(2)).sample
+    transformer.forward = GraphedForward(transformer)
+    assert torch.equal(transformer(**random_inputs(2)).sample, expected)
+    assert torch.equal(transformer(**random_inputs(2), return_dict=False)[0], expected)
+
+
+@pytest.fixture
+def pair() -> tuple[OpenSoraTransformer3DModel, OpenSoraTransformer3DModel, GraphedForward]:
+    """A plain transformer, one of the same weights with graphs, and its graphs."""
+    plain, graphed = build_transformer("cuda"), build_transformer("cuda")
+    graphed.forward = GraphedForward(graphed)
+    return plain, graphed, graphed.forward
+
+
+@gpu
+def test_replays_give_the_velocity_of_each_input(pair):
+    plain, graphed, forward = pair
+    with torch.no_grad():
+        for batch, seed in [(3, 0), (1, 1), (3, 2), (1, 3)]:
+            inputs = random_inputs(batch, "cuda", seed)
+            torch.testing.assert_close(graphed(**inputs).sample, plain(**inputs).sample)
+    assert len(forward.replays) == 2
+
+
+@gpu
+def test_replays_give_the_gradients_of_a_reset_adapter(pair, params):
+    plain, graphed, forward = pair
+    for rank, seed, captured in [(4, 0, 1), (4, 1, 1), (8, 2, 1)]:
+        adapters = [fresh_adapter(model, rank, params, seed) for model in (plain, graphed)]
+        for weights in adapters:
+            generator = torch.Generator().manual_seed(seed)
+            with torch.no_grad():
+                for weight in weights:
+                    weight.add_(torch.randn(weight.shape, generator=generator).cuda() / 10)
+        inputs = random_inputs(1, "cuda", seed)
+        for model in (plain, graphed):
+            model.train()
+            model(**inputs).sample.square().mean().backward()
+        for expected, weight in zip(*adapters, strict=True):
+            torch.testing.assert_close(weight.grad, expected.grad)
+            weight.grad = expected.grad = None
+        assert len(forward.replays) == captured
+
+
+@gpu
+def test_adapters_put_in_merged_and_taken_out_are_noticed(pair, params):
+    plain, graphed, _ = pair
+    inputs = random_inputs(1, "cuda")
+    with torch.no_grad():
+        without = graphed(**inputs).sample
+        for model in (plain, graphed):
+            for weight in fresh_adapter(model, 4, params, seed=0):
+                weight.fill_(0.05)
+            model.eval()
+        adapted = graphed(**inputs).sample
+        assert not torch.allclose(adapted, without, atol=1e-3)
+        torch.testing.assert_close(adapted, plain(**inputs).sample)
+        with merged_adapter(graphed):
+            torch.testing.assert_close(graphed(**inputs).sample, adapted, atol=1e-4, rtol=1e-4)
+        remove_adapter(graphed)
+        torch.testing.assert_close(graphed(**inputs).sample, without)
