@@ -28,7 +28,10 @@ def prepare_clips(params: Params, folder: Path, videos: Sequence[np.ndarray]) ->
     params = Params.model_validate(values)
     preprocess(params.data, params.preprocess, folder / "clips", workers=1)
     clips = read_manifest(folder / "clips")
-    model, cache = LazyModel(params.model), ContentCache(params.cache.path, params.cache.max_bytes)
+    model, cache = (
+        LazyModel(params.model, text_encoders=True),
+        ContentCache(params.cache.path, params.cache.max_bytes),
+    )
     (folder / "encoded").mkdir()
     for clip in clips:
         encode_clip(model, cache, folder / "clips", clip, folder / "encoded" / f"{clip.clip_id}.safetensors")

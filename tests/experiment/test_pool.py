@@ -2,10 +2,12 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from prepared_clips import prepare_clips
 
+from lora_tta.config import load_params
 from lora_tta.errors import UserError
 from lora_tta.experiment.pool import call_in_process, clip_workers
 
@@ -24,17 +26,13 @@ if __name__ == "__main__":
 """
 
 
-def refuse(reason: str) -> None:
-    raise UserError(reason)
-
-
 def test_a_function_is_called_in_another_process():
     assert call_in_process(LIGHT_MODULE, os.getppid) != os.getppid()
 
 
 def test_errors_come_back_from_the_other_process():
-    with pytest.raises(UserError, match="write it again"):
-        call_in_process(LIGHT_MODULE, refuse, "write it again")
+    with pytest.raises(UserError, match=r"missing\.yaml not found"):
+        call_in_process(LIGHT_MODULE, load_params, Path("missing.yaml"))
 
 
 def test_clips_come_back_in_their_order_with_one_process(params, moving_frames, tmp_path):

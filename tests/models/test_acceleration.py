@@ -9,7 +9,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from lora_tta.adaptation.lora import fresh_adapter, merged_adapter, remove_adapter
 from lora_tta.config import AdaptationParams, load_params
-from lora_tta.models import OpenSoraTransformer3DModel
+from lora_tta.models import OpenSoraTransformer3DModel, acceleration
 from lora_tta.models.acceleration import GraphedForward, compile_blocks, mark_rank_dynamic
 
 SIZES = {
@@ -80,6 +80,25 @@ def test_on_the_cpu_calls_go_to_the_module(params):
     transformer.forward = GraphedForward(transformer)
     assert torch.equal(transformer(**random_inputs(2)).sample, expected)
     assert torch.equal(transformer(**random_inputs(2), return_dict=False)[0], expected)
+
+
+def test_graphs_make_room_for_one_that_does_not_fit_beside_them(monkeypatch):
+    transformer = build_transformer()
+    forward = transformer.forward = GraphedForward(transformer)
+    held_at_capture = []
+
+    def capture(call, inputs):
+        held_at_capture.append(len(forward.replays))
+        if forward.replays:
+            raise torch.OutOfMemoryError
+        return call
+
+    monkeypatch.setattr(GraphedForward, "_can_replay", lambda self, inputs: True)
+    monkeypatch.setattr(acceleration, "_capture", capture)
+    for batch in (1, 1, 3):
+        assert transformer(**random_inputs(batch)).sample.shape == (batch, NUM_TOKENS, 64)
+    assert held_at_capture == [0, 1, 0]
+    assert len(forward.replays) == 1
 
 
 @pytest.fixture

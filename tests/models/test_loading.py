@@ -31,6 +31,16 @@ def test_pipelines_without_text_encoders_load(embeddings_only_pipeline, tmp_path
     assert load_pipeline(tmp_path).text_encoder is None
 
 
+def test_text_encoders_can_stay_on_the_disk(folder, monkeypatch):
+    without = load_pipeline(folder, text_encoders=False)
+    assert without.text_encoder is without.text_encoder_2 is without.tokenizer is without.tokenizer_2 is None
+    needed = 2 * sum(model.num_parameters() for model in (without.transformer, without.vae))
+    monkeypatch.setattr(memory, "available_memory", lambda device: needed)
+    load_pipeline(folder, text_encoders=False)
+    with pytest.raises(UserError, match="available"):
+        load_pipeline(folder)
+
+
 @pytest.mark.parametrize(
     "missing",
     [

@@ -1,5 +1,7 @@
 """What a user finds in MLflow, in a real SQLite store."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import mlflow
@@ -137,3 +139,22 @@ def test_a_run_that_raises_is_failed(experiment_id):
 
 def test_the_experiment_is_found_again(experiment_id, params):
     assert open_experiment(params.tracking) == experiment_id
+
+
+def test_a_process_killed_while_it_makes_the_database_leaves_nothing_in_the_way(params):
+    command = (
+        "import sys; from lora_tta.config import TrackingParams; from lora_tta.tracking.runs import "
+        "open_experiment; open_experiment(TrackingParams.model_validate_json(sys.argv[1]))"
+    )
+    database = Path(params.tracking.uri.removeprefix("sqlite:///"))
+    partial = database.with_name(f".{database.name}.partial")
+    victim = subprocess.Popen([sys.executable, "-c", command, params.tracking.model_dump_json()])
+    # Past the first tables, before the last.
+    while not (partial.exists() and partial.stat().st_size > 20_000):
+        assert victim.poll() is None
+    victim.kill()
+    victim.wait()
+    assert not database.exists()
+    open_experiment(params.tracking)
+    assert database.exists()
+    assert not partial.exists()

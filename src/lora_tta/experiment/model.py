@@ -17,17 +17,20 @@ class LazyModel:
     Args:
         params: of the model; its number of threads becomes that of this process.
         device_index: which of several GPUs, modulo their number.
+        text_encoders: whether they are needed, see :func:`load_pipeline`.
     """
 
-    def __init__(self, params: ModelParams, device_index: int = 0):
+    def __init__(self, params: ModelParams, device_index: int = 0, text_encoders: bool = False):
         self.params = params
+        self.text_encoders = text_encoders
         self.device = resolve_device(params.device, device_index)
         torch.set_num_threads(params.num_threads)
 
     @cached_property
     def pipeline(self) -> OpenSoraContinuationPipeline:
         """The model on its device."""
-        pipeline = load_pipeline(self.params.path, self.device, getattr(torch, self.params.dtype))
+        dtype = getattr(torch, self.params.dtype)
+        pipeline = load_pipeline(self.params.path, self.device, dtype, text_encoders=self.text_encoders)
         if self.params.accelerate and self.device.type == "cuda":
             accelerate(pipeline.transformer)
         # One bar for the clips is enough.

@@ -115,8 +115,13 @@ class GraphedForward:
             # Graphs of other weights would read memory that is no longer theirs.
             self.replays = {held: replay for held, replay in self.replays.items() if held[0] == weights}
             call = _Call(self._transformer, self._forward, tuple(inputs)).train(self._transformer.training)
-            capture = torch.cuda.make_graphed_callables if torch.is_grad_enabled() else _capture_inference
-            self.replays[key] = capture(call, tuple(value.clone() for value in inputs.values()))
+            try:
+                self.replays[key] = _capture(call, inputs)
+            except torch.OutOfMemoryError:
+                # The graphs of training and of sampling each hold memory that the other could do with.
+                self.replays.clear()
+                torch.cuda.empty_cache()
+                self.replays[key] = _capture(call, inputs)
         return self.replays[key](*inputs.values())
 
     def _mode(self) -> tuple:
@@ -142,6 +147,11 @@ class _Call(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         named = dict(zip(self._names, inputs, strict=True))
         return self._forward(self.transformer, return_dict=False, **named)[0]
+
+
+def _capture(call: nn.Module, inputs: dict[str, Tensor]) -> Callable[..., Tensor]:
+    capture = torch.cuda.make_graphed_callables if torch.is_grad_enabled() else _capture_inference
+    return capture(call, tuple(value.clone() for value in inputs.values()))
 
 
 def _capture_inference(call: nn.Module, static_inputs: tuple[Tensor, ...]) -> Callable[..., Tensor]:

@@ -18,6 +18,7 @@ MODEL_CLASSES = {
     "text_encoder": T5EncoderModel,
     "text_encoder_2": CLIPTextModel,
 }
+TEXT_COMPONENTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 CONFIG_FILES = {
     "scheduler": "scheduler_config.json",
     "tokenizer": "tokenizer_config.json",
@@ -36,6 +37,7 @@ def load_pipeline(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.bfloat16,
     vae_tiling: bool = False,
+    text_encoders: bool = True,
 ) -> OpenSoraContinuationPipeline:
     """Load a pipeline folder straight onto a device, without a second copy in host memory.
 
@@ -45,6 +47,8 @@ def load_pipeline(
         dtype: of all models.
         vae_tiling: whether the VAE always works in spatial tiles, which saves memory; frames larger than
             256x512 pixels go through it in tiles anyway.
+        text_encoders: whether to load the text encoders, nearly half of the published weights; generation
+            from embeddings does without.
 
     Raises:
         UserError: if files are missing, or the models do not fit into the device's memory. Nothing has been
@@ -52,6 +56,8 @@ def load_pipeline(
     """
     path, device = Path(path), torch.device(device)
     weight_files = check_pipeline_folder(path)
+    left_out = {} if text_encoders else dict.fromkeys(TEXT_COMPONENTS)
+    weight_files = {name: files for name, files in weight_files.items() if name not in left_out}
     num_parameters = count_parameters(file for files in weight_files.values() for file in files)
     require_memory(num_parameters, dtype, device, what=f"the pipeline in {path}")
 
@@ -59,7 +65,7 @@ def load_pipeline(
         name: MODEL_CLASSES[name].from_pretrained(path / name, dtype=dtype, device_map=str(device))
         for name in weight_files
     }
-    pipeline = OpenSoraContinuationPipeline.from_pretrained(path, **models)
+    pipeline = OpenSoraContinuationPipeline.from_pretrained(path, **models, **left_out)
     if vae_tiling:
         pipeline.vae.enable_tiling()
     return pipeline

@@ -15,6 +15,7 @@ from lora_tta.experiment.pool import forkserver
 from lora_tta.search.folders import SearchFolders
 
 WORKER_MODULE = "lora_tta.search.worker"
+POLL_SECONDS = 2
 
 
 def run_local_workers(params: Params, folders: SearchFolders, clips: Sequence[Clip], processes: int) -> None:
@@ -46,9 +47,6 @@ def _work(params: Params, folders: SearchFolders, clips: Sequence[Clip], index: 
     from lora_tta.search.worker import run_worker
 
     run_worker(params, folders, clips, index)
-
-
-POLL_SECONDS = 2
 
 
 class ClusterWorker(Checkpointable):

@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 
 import mlflow
-import mlflow.store.tracking.sqlalchemy_store  # else each worker imports it after the fork
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState

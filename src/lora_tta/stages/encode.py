@@ -16,7 +16,7 @@ from lora_tta.stages.settings import load_stage_params
 def main() -> None:
     """Write ``outputs/encoded/<clip_id>.safetensors``."""
     params = load_stage_params()
-    model = LazyModel(params.model)
+    model = LazyModel(params.model, text_encoders=True)
     cache = ContentCache(params.cache.path, params.cache.max_bytes)
     ENCODED.mkdir(parents=True, exist_ok=True)
     for clip in tqdm(read_manifest(CLIPS), desc="encode", unit="clip"):

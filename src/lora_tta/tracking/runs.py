@@ -9,7 +9,9 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 from mlflow.entities import Metric, Run
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from plotly.graph_objects import Figure
@@ -18,6 +20,7 @@ from lora_tta.config import TrackingParams
 from lora_tta.evaluation.results import clip_table, loss_table, mean_costs, mean_metrics
 from lora_tta.experiment.clip_run import ClipRun, export_runs
 
+SQLITE = "sqlite:///"
 KIND_TAG, KEY_TAG, BEST_TAG = "lora_tta.kind", "lora_tta.key", "lora_tta.best_of"
 # The most metrics that MLflow takes in one request.
 MAX_BATCH = 1000
@@ -26,6 +29,8 @@ NOT_IN_IMAGE_KEYS = r"[^a-zA-Z0-9_\-. ]"
 
 def open_experiment(params: TrackingParams) -> str:
     """Point MLflow at the store and return the experiment's id, creating both where they are missing."""
+    if params.uri.startswith(SQLITE):
+        _create_database(Path(params.uri.removeprefix(SQLITE)), params.artifact_root)
     mlflow.set_tracking_uri(params.uri)
     experiment = mlflow.get_experiment_by_name(params.experiment)
     if experiment is not None:
@@ -37,6 +42,24 @@ def open_experiment(params: TrackingParams) -> str:
         # Opens the experiment in the UI on its runs, not on traces of language models.
         tags={"mlflow.experimentKind": "custom_model_development"},
     )
+
+
+def _create_database(path: Path, artifact_root: Path) -> None:
+    """A SQLite database with MLflow's tables, whole or not at all.
+
+    MLflow makes the tables in dozens of steps, and can't go on from where a killed process left them.
+    """
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        if path.exists():
+            return
+        partial = path.with_name(f".{path.name}.partial")
+        partial.unlink(missing_ok=True)
+        store = SqlAlchemyStore(f"{SQLITE}{partial}", artifact_root.absolute().as_uri())
+        store._dispose_engine()
+        partial.rename(path)
 
 
 @contextmanager
