@@ -12,7 +12,7 @@ demo: setup pull            ## run the whole pipeline; DATA=folder takes your ow
 	@lora-tta summary
 
 test: setup                 ## the test suite; it needs nothing but this checkout
-	pytest -n 2 --dist loadfile
+	pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 ui: setup                   ## MLflow on http://127.0.0.1:5000
 	lora-tta ui
