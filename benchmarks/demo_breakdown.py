@@ -298,15 +298,14 @@ def claim_wall(slices: list[list], begin: float, finish: float) -> dict[str, flo
 
 def describe_machine() -> dict[str, str]:
     """What the figures were measured on."""
+    # Not at the top: a copy of this file watches the stages' processes, alone and before anything else.
     from importlib.metadata import version
 
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), cpu)
+    from machine import describe_cpu
+
     libraries = ("torch", "diffusers", "transformers", "peft", "mlflow", "optuna", "dvc", "av")
     return {
-        "CPU": f"{cpu}, {len(os.sched_getaffinity(0))} cores",
+        "CPU": describe_cpu(),
         "Python": platform.python_version(),
         "libraries": ", ".join(f"{name} {version(name)}" for name in libraries),
     }
@@ -322,18 +321,11 @@ def table(runs: list[dict[str, dict[str, float]]]) -> str:
     for stage in runs[0]:
         wall, low, high = median(runs, stage, "wall")
         cells = [f"{median(runs, stage, kind)[0]:.1f}" for kind in kinds]
-        if stage == "total":
-            lines.append(line(stage, wall, low, high, median(runs, stage, "CPU")[0], cells))
-            cells = [f"{median(runs, stage, f'{kind} CPU')[0]:.1f}" for kind in kinds]
-            lines.append(f"| total, CPU s |  | {median(runs, stage, 'CPU')[0]:.1f} | {' | '.join(cells)} |")
-        else:
-            lines.append(line(stage, wall, low, high, median(runs, stage, "CPU")[0], cells))
+        cpu = median(runs, stage, "CPU")[0]
+        lines.append(f"| {stage} | {wall:.1f} ({low:.1f}-{high:.1f}) | {cpu:.1f} | {' | '.join(cells)} |")
+    cells = [f"{median(runs, 'total', f'{kind} CPU')[0]:.1f}" for kind in kinds]
+    lines.append(f"| total, CPU s |  | {median(runs, 'total', 'CPU')[0]:.1f} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def line(stage: str, wall: float, low: float, high: float, cpu: float, cells: list[str]) -> str:
-    """One row of the table."""
-    return f"| {stage} | {wall:.1f} ({low:.1f}-{high:.1f}) | {cpu:.1f} | {' | '.join(cells)} |"
 
 
 def median(runs: list[dict[str, dict[str, float]]], stage: str, name: str) -> tuple[float, float, float]:

@@ -8,6 +8,8 @@ arithmetic. Needs a GPU of 100 GB. Run from the repository root:
 """
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from random_model import (
@@ -18,14 +20,16 @@ from random_model import (
 )
 from torch import Tensor, nn
 
-from lora_tta.adaptation.lora import adapter_layers, fresh_adapter, merged_adapter, remove_adapter
+from lora_tta.adaptation.lora import fresh_adapter, remove_adapter
 from lora_tta.adaptation.objective import FlowMatchingObjective
 from lora_tta.config import load_params
 from lora_tta.models import OpenSoraTransformer3DModel
 from lora_tta.models.acceleration import accelerate
+from lora_tta.models.lora_targets import adapter_layers
 
 RANK = 16
-# Of the adapter's B, which starts at zero: about the learning rate times the number of steps that agree.
+# Standard deviations of the adapter's B, which is zero at first: about 7e-4 after 20 steps at 1e-4, see
+# docs/performance.md.
 SPREADS = (2e-4, 5e-4, 2e-3)
 
 
@@ -65,6 +69,22 @@ def put_in_same_adapter(models: tuple[nn.Module, nn.Module], spread: float, seed
                     weight.copy_(spread * torch.randn(weight.shape, generator=generator))
                 (other,) = getattr(reference, part).parameters()
                 other.copy_(weight)
+
+
+@contextmanager
+def merged_adapter(transformer: OpenSoraTransformer3DModel) -> Iterator[None]:
+    """Add the adapter to the weights for a while; afterwards they are bit for bit what they were."""
+    layers = adapter_layers(transformer)
+    weights = [layer.get_base_layer().weight.detach() for layer in layers]
+    originals = [weight.clone() for weight in weights]
+    try:
+        for layer in layers:
+            layer.merge()
+        yield
+    finally:
+        for layer, weight, original in zip(layers, weights, originals, strict=True):
+            weight.copy_(original)
+            layer.merged_adapters.clear()
 
 
 def lora_gradient(model: nn.Module, objective: FlowMatchingObjective) -> Tensor:

@@ -13,7 +13,6 @@ several times over if they are few.
 import argparse
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -30,6 +29,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import av
+from machine import describe_cpu
 
 from lora_tta.config import DataParams, PreprocessParams
 from lora_tta.data.clips import NUM_FRAMES
@@ -57,7 +57,7 @@ def main() -> None:
         work = pieces_of_work(usable, clip_format, Path(folder), cores)
         rows = [measure(name, run, len(usable), arguments.repeats) for name, run in work.items()]
     environment = {
-        "machine": f"{cpu_name()}, {cores} cores",
+        "machine": describe_cpu(),
         "PyAV": f"{av.__version__}, libavcodec {av.library_versions['libavcodec']}",
         "clips": f"{len(usable)} from {arguments.clips}, to {arguments.width}x{arguments.height}",
     }
@@ -181,15 +181,6 @@ def table(rows: Sequence[dict]) -> str:
         spread = f"{median_rate[name]:.1f} ({min(rates):.1f}-{max(rates):.1f})"
         lines.append(f"| {name} | {spread} | {statistics.median(row['CPU ms per clip']):.1f} | {ratio:.2f} |")
     return "\n".join(lines)
-
-
-def cpu_name() -> str:
-    """The processor's model, where the system tells."""
-    if Path("/proc/cpuinfo").exists():
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(": ")[2]
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

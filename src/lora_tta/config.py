@@ -13,6 +13,8 @@ from ruamel.yaml.error import YAMLError
 
 from lora_tta.errors import UserError
 
+# What the URL of a SQLite file begins with.
+SQLITE = "sqlite:///"
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]

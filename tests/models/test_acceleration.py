@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from lora_tta.adaptation.lora import fresh_adapter, merged_adapter, remove_adapter
+from lora_tta.adaptation.lora import fresh_adapter, remove_adapter
 from lora_tta.config import AdaptationParams, load_params
 from lora_tta.models import OpenSoraTransformer3DModel, acceleration
 from lora_tta.models.acceleration import GraphedForward, compile_blocks, mark_rank_dynamic
+from lora_tta.models.lora_targets import adapter_layers
 
 SIZES = {
     "num_layers": 2,
@@ -74,7 +75,7 @@ def test_two_compiled_blocks_serve_every_layer_reset_and_rank(params):
     assert counter.frame_count == 2
 
 
-def test_on_the_cpu_calls_go_to_the_module(params):
+def test_on_the_cpu_calls_go_to_the_module():
     transformer = build_transformer()
     expected = transformer(**random_inputs(2)).sample
     transformer.forward = GraphedForward(transformer)
@@ -140,19 +141,25 @@ def test_replays_give_the_gradients_of_a_reset_adapter(pair, params):
 
 
 @gpu
-def test_adapters_put_in_merged_and_taken_out_are_noticed(pair, params):
+def test_adapters_put_in_taken_out_and_merged_are_noticed(pair, params):
     plain, graphed, _ = pair
     inputs = random_inputs(1, "cuda")
+
+    def put_in_adapter(model: OpenSoraTransformer3DModel) -> None:
+        for weight in fresh_adapter(model, 4, params, seed=0):
+            weight.fill_(0.05)
+        model.eval()
+
     with torch.no_grad():
         without = graphed(**inputs).sample
         for model in (plain, graphed):
-            for weight in fresh_adapter(model, 4, params, seed=0):
-                weight.fill_(0.05)
-            model.eval()
+            put_in_adapter(model)
         adapted = graphed(**inputs).sample
         assert not torch.allclose(adapted, without, atol=1e-3)
         torch.testing.assert_close(adapted, plain(**inputs).sample)
-        with merged_adapter(graphed):
-            torch.testing.assert_close(graphed(**inputs).sample, adapted, atol=1e-4, rtol=1e-4)
         remove_adapter(graphed)
         torch.testing.assert_close(graphed(**inputs).sample, without)
+        put_in_adapter(graphed)
+        for layer in adapter_layers(graphed):
+            layer.merge()
+        torch.testing.assert_close(graphed(**inputs).sample, adapted, atol=1e-4, rtol=1e-4)

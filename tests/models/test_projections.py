@@ -3,6 +3,7 @@
 import pytest
 import torch
 from peft import LoraConfig
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lora_tta.models import OpenSoraTransformer3DModel
 from lora_tta.models.projections import StackedLinears
@@ -17,6 +18,18 @@ def attention(transformer):
 
 def layers_of(attention):
     return [getattr(attention, name) for name in NAMES]
+
+
+class CountProducts(TorchDispatchMode):
+    """Counts matrix products."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func in (torch.ops.aten.addmm.default, torch.ops.aten.mm.default)
+        return func(*args, **(kwargs or {}))
 
 
 def put_in_adapter(transformer: OpenSoraTransformer3DModel, targets: list[str], **options) -> None:
@@ -64,6 +77,17 @@ def test_with_disabled_and_with_merged_adapters(transformer, attention):
     for layer in layers_of(attention):
         layer.merge()
     assert_together_is_each_alone(attention)
+
+
+@pytest.mark.parametrize(("targets", "products"), [([], 1), (NAMES, 1 + 1 + 3), (["to_q"], 3 + 2)])
+def test_layers_with_the_same_adapters_share_their_products(transformer, attention, targets, products):
+    if targets:
+        put_in_adapter(transformer, targets)
+    stacked = StackedLinears(layers_of(attention))
+    hidden_states = torch.randn(5, attention.to_q.in_features)
+    with CountProducts() as counter:
+        stacked(hidden_states, layers_of(attention))
+    assert counter.count == products
 
 
 def test_gradients_are_those_of_each_alone(transformer, attention):

@@ -1,16 +1,14 @@
 """Experiments of real DVC on the stage ``search``, in this repository's setting, on a tiny model."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from commands import run_in
 from prepared_clips import prepare_clips
 from ruamel.yaml import YAML
 
@@ -48,16 +46,7 @@ class Repository:
         self.commit()
 
     def run(self, *command: str) -> str:
-        environment = os.environ | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(self.folder / "src"),
-            **{f"GIT_{role}_{field}": "t" for role in ("AUTHOR", "COMMITTER") for field in ("NAME", "EMAIL")},
-        }
-        done = subprocess.run(
-            command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
+        return run_in(self.folder, *command)
 
     def commit(self) -> None:
         self.run("git", "add", ".")

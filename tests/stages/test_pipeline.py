@@ -1,15 +1,13 @@
 """The whole pipeline with real DVC commands, on the embedded data and model, in a small setting."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import mlflow
 import pandas as pd
 import pytest
+from commands import run_in
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = [
@@ -49,18 +47,10 @@ class Workspace:
             shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         self.run("git", "init", "--quiet")
         self.run("git", "add", ".")
-        self.run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "--quiet", "-m", "copy")
+        self.run("git", "commit", "--quiet", "-m", "copy")
 
     def run(self, *command: str) -> str:
-        environment = os.environ | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(self.folder / "src"),
-        }
-        done = subprocess.run(
-            command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
+        return run_in(self.folder, *command)
 
     def repro(self) -> set[str]:
         """``dvc repro``; returns the stages that ran."""

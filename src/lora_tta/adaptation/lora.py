@@ -1,8 +1,6 @@
 """A LoRA adapter in the transformer: put in, reset for the next clip, saved and loaded in PEFT's format."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -14,6 +12,7 @@ from torch import Tensor, nn
 from lora_tta.adaptation.adapter_files import WEIGHTS_NAME
 from lora_tta.config import AdaptationParams
 from lora_tta.models import OpenSoraTransformer3DModel, lora_target_modules
+from lora_tta.models.lora_targets import adapter_layers
 
 ADAPTER = "tta"
 PEFT_PREFIX = "base_model.model."
@@ -100,22 +99,6 @@ def load_adapter(transformer: OpenSoraTransformer3DModel, folder: Path) -> None:
     restore_adapter(transformer, state)
 
 
-@contextmanager
-def merged_adapter(transformer: OpenSoraTransformer3DModel) -> Iterator[None]:
-    """Add the adapter to the weights for a while; afterwards they are bit for bit what they were."""
-    layers = adapter_layers(transformer)
-    weights = [layer.get_base_layer().weight.detach() for layer in layers]
-    originals = [weight.clone() for weight in weights]
-    try:
-        for layer in layers:
-            layer.merge()
-        yield
-    finally:
-        for layer, weight, original in zip(layers, weights, originals, strict=True):
-            weight.copy_(original)
-            layer.merged_adapters.clear()
-
-
 def _holds(transformer: OpenSoraTransformer3DModel, config: PeftConfig) -> bool:
     held = getattr(transformer, "peft_config", {}).get(ADAPTER)
     return held is not None and (held.r, held.lora_alpha, held.target_modules) == (
@@ -123,11 +106,6 @@ def _holds(transformer: OpenSoraTransformer3DModel, config: PeftConfig) -> bool:
         config.lora_alpha,
         config.target_modules,
     )
-
-
-def adapter_layers(transformer: nn.Module) -> list[LoraLayer]:
-    """The layers that have an adapter, in a fixed order."""
-    return [module for module in transformer.modules() if isinstance(module, LoraLayer)]
 
 
 def _reset(layer: LoraLayer) -> None:

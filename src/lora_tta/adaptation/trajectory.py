@@ -119,7 +119,7 @@ def adapt(
 
     stops = {step for step in save_at if step < settings.num_steps} | {settings.num_steps}
     transformer.train()
-    recompute_where_memory_is_short(transformer, conditioning, params)
+    _recompute_where_memory_is_short(transformer, conditioning, params)
     memory, began = PeakMemory(device), time.perf_counter()
     for step in range(len(losses), settings.num_steps):
         loss = objective.loss(transformer, step)
@@ -144,7 +144,7 @@ def adapt(
     transformer.eval()
 
 
-def recompute_where_memory_is_short(
+def _recompute_where_memory_is_short(
     transformer: OpenSoraTransformer3DModel, conditioning: Conditioning, params: AdaptationParams
 ) -> None:
     """Switch gradient checkpointing, which costs a second forward pass, on or off by the memory left."""

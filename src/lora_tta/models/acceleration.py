@@ -11,16 +11,16 @@ from itertools import zip_longest
 import torch
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from peft import PeftConfig
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from lora_tta.models.lora_targets import adapter_layers
 from lora_tta.models.transformer import OpenSoraTransformer3DModel
 
 # Above this many tokens a call takes so long that its launches hide behind it, and the memory that a graph
 # holds on to is worth more than the time it saves.
 MAX_GRAPH_TOKENS = 16_384
-# Tuned block sizes of the normalisation kernels save 2 % of a sampling step and cost a minute of compilation,
-# once on a machine; in a training step they save less than 1 %.
+# Tuned block sizes of the normalisation kernels save 2 % of a sampling step and cost half a minute of
+# compilation for each input shape, once on a machine; in a training step they save less than 1 %.
 INFERENCE_COMPILATION = {"coordinate_descent_tuning": True}
 
 
@@ -54,11 +54,10 @@ def _require_gradient(module: nn.Module, inputs: tuple[Tensor], output: Tensor) 
 
 def mark_rank_dynamic(transformer: OpenSoraTransformer3DModel) -> None:
     """Tell the compiler that the rank of the transformer's adapters varies."""
-    for module in transformer.modules():
-        if isinstance(module, LoraLayer):
-            for down, up in zip(module.lora_A.values(), module.lora_B.values(), strict=True):
-                torch._dynamo.mark_dynamic(down.weight, 0)
-                torch._dynamo.mark_dynamic(up.weight, 1)
+    for layer in adapter_layers(transformer):
+        for down, up in zip(layer.lora_A.values(), layer.lora_B.values(), strict=True):
+            torch._dynamo.mark_dynamic(down.weight, 0)
+            torch._dynamo.mark_dynamic(up.weight, 1)
 
 
 class GraphedForward:
@@ -92,9 +91,7 @@ class GraphedForward:
         mark_rank_dynamic(self._transformer)
         self._adapters = _adapters(self._transformer)
         self._parameters = list(self._transformer.parameters())
-        self._lora_layers = [
-            module for module in self._transformer.modules() if isinstance(module, LoraLayer)
-        ]
+        self._adapter_layers = adapter_layers(self._transformer)
 
     def _can_replay(self, inputs: dict[str, Tensor]) -> bool:
         tokens, text = inputs["hidden_states"], inputs["encoder_hidden_states"]
@@ -129,7 +126,7 @@ class GraphedForward:
             torch.is_grad_enabled(),
             self._transformer.training,
             tuple(parameter.requires_grad for parameter in self._parameters),
-            tuple(layer.merged for layer in self._lora_layers),
+            tuple(layer.merged for layer in self._adapter_layers),
         )
 
 

@@ -1,9 +1,12 @@
-"""Names of the transformer's layers for LoRA adapters.
+"""The transformer's layers for LoRA adapters: their names, and those that have one.
 
 PEFT matches a name against the end of a layer's path, so one name selects a layer in every block that has it:
 `to_q` in the double-stream blocks (video stream) and in the single-stream blocks, `add_q_proj` in the text
 stream of the double-stream blocks. Any subset of these names is a valid `LoraConfig(target_modules=...)`.
 """
+
+from peft.tuners.lora import LoraLayer
+from torch import nn
 
 ATTENTION_LAYERS = (
     "to_q",
@@ -38,3 +41,8 @@ def lora_target_modules(attention: bool = True, mlp: bool = False) -> list[str]:
     if not (attention or mlp):
         raise ValueError("choose attention or mlp layers, or both")
     return [*(ATTENTION_LAYERS if attention else ()), *(MLP_LAYERS if mlp else ())]
+
+
+def adapter_layers(transformer: nn.Module) -> list[LoraLayer]:
+    """The layers that have an adapter, in a fixed order."""
+    return [module for module in transformer.modules() if isinstance(module, LoraLayer)]

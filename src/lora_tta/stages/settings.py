@@ -3,9 +3,7 @@
 import os
 from pathlib import Path
 
-from lora_tta.config import Params, load_params
-
-SQLITE = "sqlite:///"
+from lora_tta.config import SQLITE, Params, load_params
 
 
 def load_stage_params() -> Params:

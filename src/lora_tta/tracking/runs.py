@@ -16,11 +16,10 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from plotly.graph_objects import Figure
 
-from lora_tta.config import TrackingParams
+from lora_tta.config import SQLITE, TrackingParams
 from lora_tta.evaluation.results import clip_table, loss_table, mean_costs, mean_metrics
 from lora_tta.experiment.clip_run import ClipRun, export_runs
 
-SQLITE = "sqlite:///"
 KIND_TAG, KEY_TAG, BEST_TAG = "lora_tta.kind", "lora_tta.key", "lora_tta.best_of"
 # The most metrics that MLflow takes in one request.
 MAX_BATCH = 1000
