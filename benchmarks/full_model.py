@@ -56,7 +56,7 @@ PUBLISHED_SECONDS = {
     GENERATION.format(65, 25): 16.2,
 }
 # Steps of the short and of the long adaptation whose difference is what a step takes.
-SHORT_RUN, LONG_RUN = 5, 15
+SHORT_RUN, LONG_RUN = 5, 25
 COLUMNS = {
     "median": ".3f",
     "least": ".3f",

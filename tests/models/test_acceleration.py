@@ -10,7 +10,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from lora_tta.adaptation.lora import fresh_adapter, remove_adapter
 from lora_tta.config import AdaptationParams, load_params
 from lora_tta.models import OpenSoraTransformer3DModel, acceleration
-from lora_tta.models.acceleration import GraphedForward, compile_blocks, mark_rank_dynamic
+from lora_tta.models.acceleration import GraphedForward, accelerate, compile_blocks, mark_rank_dynamic
 from lora_tta.models.lora_targets import adapter_layers
 
 SIZES = {
@@ -100,6 +100,37 @@ def test_graphs_make_room_for_one_that_does_not_fit_beside_them(monkeypatch):
         assert transformer(**random_inputs(batch)).sample.shape == (batch, NUM_TOKENS, 64)
     assert held_at_capture == [0, 1, 0]
     assert len(forward.replays) == 1
+
+
+@gpu
+@pytest.mark.usefixtures("_fresh_compiler")
+def test_the_accelerated_model_predicts_and_learns_like_the_plain_one(params):
+    plain, accelerated = build_transformer("cuda"), build_transformer("cuda")
+    accelerate(accelerated)
+    for rank in (4, 8):
+        adapters = [put_in_trained_adapter(model, rank, params) for model in (plain, accelerated)]
+        for batch in (1, 3):
+            inputs = random_inputs(batch, "cuda")
+            with torch.no_grad():
+                torch.testing.assert_close(
+                    accelerated(**inputs).sample, plain(**inputs).sample, atol=1e-4, rtol=1e-4
+                )
+        gradients = [
+            torch.autograd.grad(model(**random_inputs(1, "cuda")).sample.square().mean(), weights)
+            for model, weights in zip((plain, accelerated), adapters, strict=True)
+        ]
+        torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-3)
+
+
+def put_in_trained_adapter(
+    model: OpenSoraTransformer3DModel, rank: int, params: AdaptationParams
+) -> list[torch.nn.Parameter]:
+    weights = fresh_adapter(model, rank, params, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in weights:
+            weight.add_(torch.randn(weight.shape, generator=generator).to(weight.device) / 10)
+    return weights
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def remove_adapter(transformer: OpenSoraTransformer3DModel) -> None:
 def adapter_state(transformer: OpenSoraTransformer3DModel) -> dict[str, Tensor]:
     """A copy of the adapter's tensors on the CPU, under PEFT's names."""
     state = get_peft_model_state_dict(transformer, adapter_name=ADAPTER)
-    return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
 
 
 def restore_adapter(transformer: OpenSoraTransformer3DModel, state: dict[str, Tensor]) -> None:

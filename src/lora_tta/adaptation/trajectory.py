@@ -158,4 +158,6 @@ def _recompute_where_memory_is_short(
 
 
 def _to_cpu(state: dict) -> dict:
-    return torch.utils._pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().cpu().clone(), state)
+    return torch.utils._pytree.tree_map_only(
+        Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), state
+    )

@@ -26,7 +26,11 @@ INFERENCE_COMPILATION = {"coordinate_descent_tuning": True}
 
 def accelerate(transformer: OpenSoraTransformer3DModel) -> None:
     """Make a transformer on a GPU faster; its weights must stay on their device and in their dtype then."""
+    # Triton comes with PyTorch for CUDA only.
+    from lora_tta.models.qkv_kernel import qkv_heads
+
     transformer.fuse_qkv_projections()
+    transformer.set_qkv_heads(qkv_heads)
     compile_blocks(transformer)
     transformer.forward = GraphedForward(transformer)
 

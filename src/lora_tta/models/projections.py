@@ -5,10 +5,49 @@ low-rank products of three adapters are so small that each costs little more tha
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Projected(NamedTuple):
+    """Outputs of n linear layers side by side, what their adapters add perhaps still apart.
+
+    Attributes:
+        output: (..., width of all outputs).
+        reduced: the adapters' hidden values side by side, (..., n * rank), or None.
+        up: the scaled weights that map them to the outputs, one layer's below the other's, (width, rank).
+    """
+
+    output: Tensor
+    reduced: Tensor | None = None
+    up: Tensor | None = None
+
+    def whole(self) -> Tensor:
+        """The sum."""
+        if self.reduced is None:
+            return self.output
+        parts = self.reduced.split(self.up.shape[1], dim=-1)
+        ups = self.up.chunk(len(parts))
+        return self.output + torch.cat([F.linear(*pair) for pair in zip(parts, ups, strict=True)], dim=-1)
+
+
+def project(
+    hidden_states: Tensor, layers: Sequence[nn.Module], stacked: "StackedLinears | None" = None
+) -> Projected:
+    """The outputs of linear layers of hidden states (..., width).
+
+    Args:
+        hidden_states: the input that the layers share.
+        layers: linear layers of equal output widths, with PEFT's adapters or without.
+        stacked: their stack, if there is one.
+    """
+    if stacked is not None:
+        return stacked(hidden_states, layers)
+    return Projected(torch.cat([layer(hidden_states) for layer in layers], dim=-1))
 
 
 class StackedLinears(nn.Module):
@@ -27,32 +66,32 @@ class StackedLinears(nn.Module):
         self.register_buffer("weight", _stack([linear.weight for linear in linears]), persistent=False)
         self.register_buffer("bias", _stack([linear.bias for linear in linears]), persistent=False)
 
-    def forward(self, hidden_states: Tensor, layers: Sequence[nn.Module]) -> list[Tensor]:
-        """What `[layer(hidden_states) for layer in layers]` computes, for the layers of the stack."""
+    def forward(self, hidden_states: Tensor, layers: Sequence[nn.Module]) -> Projected:
+        """What :func:`project` computes, for the layers of the stack and their adapters as they are now."""
         if not _can_go_together(layers):
-            return [layer(hidden_states) for layer in layers]
-        outputs = nn.functional.linear(hidden_states, self.weight, self.bias)
-        outputs = list(outputs.split([layer.out_features for layer in layers], dim=-1))
+            return project(hidden_states, layers)
+        output = F.linear(hidden_states, self.weight, self.bias)
         first = layers[0]
         if not isinstance(first, LoraLinear) or first.merged or first.disable_adapters:
-            return outputs
-        for name in first.active_adapters:
-            downs = [layer.lora_A[name].weight for layer in layers]
-            reduced = nn.functional.linear(hidden_states, torch.cat(downs))
-            parts = reduced.split([len(down) for down in downs], dim=-1)
-            outputs = [
-                output + layer.lora_B[name](part) * layer.scaling[name]
-                for output, layer, part in zip(outputs, layers, parts, strict=True)
-            ]
-        return outputs
+            return Projected(output)
+        names = first.active_adapters
+        down = torch.cat([layer.lora_A[name].weight for layer in layers for name in names])
+        ups = [
+            torch.cat([layer.lora_B[name].weight * layer.scaling[name] for name in names], dim=1)
+            for layer in layers
+        ]
+        return Projected(output, F.linear(hidden_states, down), torch.cat(ups))
 
 
 def _can_go_together(layers: Sequence[nn.Module]) -> bool:
-    """Whether the layers are plain, or have the same plain LoRA adapters in the same state."""
+    """Whether the layers are plain, or have plain LoRA adapters of the same ranks in the same state."""
     if not all(isinstance(layer, LoraLinear) for layer in layers):
         return all(type(layer) is nn.Linear for layer in layers)
     states = [(layer.active_adapters, layer.merged, layer.disable_adapters) for layer in layers]
-    return all(state == states[0] for state in states) and all(_is_plain(layer) for layer in layers)
+    if not all(state == states[0] for state in states) or not all(_is_plain(layer) for layer in layers):
+        return False
+    ranks = [[len(layer.lora_A[name].weight) for name in layer.active_adapters] for layer in layers]
+    return all(rank == ranks[0] for rank in ranks)
 
 
 def _is_plain(layer: LoraLinear) -> bool:

@@ -10,6 +10,8 @@ names.
 Reference: Open-Sora 2.0, https://arxiv.org/abs/2503.09642.
 """
 
+from collections.abc import Callable
+
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import PeftAdapterMixin
@@ -20,11 +22,14 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.normalization import AdaLayerNormContinuous, AdaLayerNormZero, AdaLayerNormZeroSingle
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from lora_tta.models.projections import StackedLinears
+from lora_tta.models.projections import Projected, StackedLinears, project
 
 NORM_EPS = 1e-6
 RotaryEmbedding = tuple[Tensor, Tensor]
+QKV = tuple[Tensor, Tensor, Tensor]
+QKVHeads = Callable[[list[Projected], list[Tensor], RotaryEmbedding], QKV]
 
 
 class OpenSoraRotaryPosEmbed(nn.Module):
@@ -60,13 +65,27 @@ def apply_rotary_emb(hidden_states: Tensor, rotary_emb: RotaryEmbedding) -> Tens
     return rotated.to(hidden_states.dtype)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, rotary_emb: RotaryEmbedding) -> Tensor:
-    """Rotary scaled dot-product attention of (B, S, H, D) inputs; returns (B, S, H * D).
+def qkv_heads(streams: list[Projected], norms: list[Tensor], rotary_emb: RotaryEmbedding) -> QKV:
+    """RMS-normalised and rotated queries and keys, and values, of one or two streams of tokens.
 
-    The kernel is diffusers' active attention backend (PyTorch's own by default).
+    Args:
+        streams: for video, or for text and video, queries, keys and values side by side, (B, S, 3 * H * D).
+        norms: weights (D,) of the normalisation of queries and of keys, for each stream.
+        rotary_emb: see :class:`OpenSoraRotaryPosEmbed`.
+
+    Returns:
+        Three tensors (B, S in all, H, D), text first.
     """
-    query, key = apply_rotary_emb(query, rotary_emb), apply_rotary_emb(key, rotary_emb)
-    return dispatch_attention_fn(query, key, value).flatten(2)
+    shape = norms[0].shape
+    parts = []
+    for stream, norm_q, norm_k in zip(streams, norms[::2], norms[1::2], strict=True):
+        query, key, value = (part.unflatten(-1, (-1, *shape)) for part in stream.whole().chunk(3, dim=-1))
+        query, key = F.rms_norm(query, shape, norm_q, NORM_EPS), F.rms_norm(key, shape, norm_k, NORM_EPS)
+        parts.append((query, key, value))
+    query, key, value = (
+        parts[0] if len(parts) == 1 else (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
+    )
+    return apply_rotary_emb(query, rotary_emb), apply_rotary_emb(key, rotary_emb), value
 
 
 def gelu_linear(linear: nn.Linear, hidden_states: Tensor) -> Tensor:
@@ -75,7 +94,7 @@ def gelu_linear(linear: nn.Linear, hidden_states: Tensor) -> Tensor:
         tokens = hidden_states.flatten(0, -2)
         activated = torch._addmm_activation(linear.bias, tokens, linear.weight.t(), use_gelu=True)
         return activated.unflatten(0, hidden_states.shape[:-1])
-    return nn.functional.gelu(linear(hidden_states), approximate="tanh")
+    return F.gelu(linear(hidden_states), approximate="tanh")
 
 
 def feed_forward(layers: FeedForward, hidden_states: Tensor) -> Tensor:
@@ -84,7 +103,7 @@ def feed_forward(layers: FeedForward, hidden_states: Tensor) -> Tensor:
 
 
 class OpenSoraSelfAttention(nn.Module):
-    """Self-attention over one stream, with RMS-normalised queries and keys."""
+    """Self-attention over one stream, with RMS-normalised and rotated queries and keys."""
 
     def __init__(self, dim: int, num_heads: int, qkv_bias: bool) -> None:
         super().__init__()
@@ -97,28 +116,25 @@ class OpenSoraSelfAttention(nn.Module):
         self.norm_k = nn.RMSNorm(head_dim, eps=NORM_EPS)
         self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
         self.to_qkv: StackedLinears | None = None
+        self.qkv_heads: QKVHeads = qkv_heads
 
     def fuse_projections(self) -> None:
         """Compute queries, keys and values in one product from now on."""
         self.to_qkv = StackedLinears([self.to_q, self.to_k, self.to_v])
 
-    def project_qkv(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalised queries and keys, and values, each (B, S, H, D), of (B, S, H * D)."""
-        query, key, value = self._project(hidden_states, [self.to_q, self.to_k, self.to_v], self.to_qkv)
-        return self.norm_q(query), self.norm_k(key), value
-
-    def _project(
-        self, hidden_states: Tensor, layers: list[nn.Module], together: StackedLinears | None
-    ) -> list[Tensor]:
-        if together is None:
-            outputs = [layer(hidden_states) for layer in layers]
-        else:
-            outputs = together(hidden_states, layers)
-        return [output.unflatten(-1, (-1, self.head_dim)) for output in outputs]
-
     def forward(self, hidden_states: Tensor, rotary_emb: RotaryEmbedding) -> Tensor:
         """Map (B, S, H * D) to (B, S, H * D)."""
-        return self.to_out[0](attend(*self.project_qkv(hidden_states), rotary_emb))
+        return self.to_out[0](self._attend([self._project_video(hidden_states)], rotary_emb))
+
+    def _project_video(self, hidden_states: Tensor) -> Projected:
+        return project(hidden_states, [self.to_q, self.to_k, self.to_v], self.to_qkv)
+
+    def _norms(self) -> list[Tensor]:
+        return [self.norm_q.weight, self.norm_k.weight]
+
+    def _attend(self, streams: list[Projected], rotary_emb: RotaryEmbedding) -> Tensor:
+        """Scaled dot-product attention by diffusers' active backend (PyTorch's own by default)."""
+        return dispatch_attention_fn(*self.qkv_heads(streams, self._norms(), rotary_emb)).flatten(2)
 
 
 class OpenSoraJointAttention(OpenSoraSelfAttention):
@@ -139,22 +155,18 @@ class OpenSoraJointAttention(OpenSoraSelfAttention):
         super().fuse_projections()
         self.to_added_qkv = StackedLinears([self.add_q_proj, self.add_k_proj, self.add_v_proj])
 
-    def project_added_qkv(self, encoder_hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The text stream's queries, keys and values, each (B, S, H, D), of (B, S, H * D)."""
-        layers = [self.add_q_proj, self.add_k_proj, self.add_v_proj]
-        query, key, value = self._project(encoder_hidden_states, layers, self.to_added_qkv)
-        return self.norm_added_q(query), self.norm_added_k(key), value
-
     def forward(
         self, hidden_states: Tensor, encoder_hidden_states: Tensor, rotary_emb: RotaryEmbedding
     ) -> tuple[Tensor, Tensor]:
         """Map video (B, N, H * D) and text (B, L, H * D) tokens to new ones of the same shapes."""
-        text_qkv = self.project_added_qkv(encoder_hidden_states)
-        video_qkv = self.project_qkv(hidden_states)
-        query, key, value = (torch.cat(pair, dim=1) for pair in zip(text_qkv, video_qkv, strict=True))
-        attended = attend(query, key, value, rotary_emb)
+        text_layers = [self.add_q_proj, self.add_k_proj, self.add_v_proj]
+        text = project(encoder_hidden_states, text_layers, self.to_added_qkv)
+        attended = self._attend([text, self._project_video(hidden_states)], rotary_emb)
         text, video = attended.tensor_split([encoder_hidden_states.shape[1]], dim=1)
         return self.to_out[0](video), self.to_add_out(text)
+
+    def _norms(self) -> list[Tensor]:
+        return [self.norm_added_q.weight, self.norm_added_k.weight, *super()._norms()]
 
 
 class OpenSoraTransformerBlock(nn.Module):
@@ -337,6 +349,11 @@ class OpenSoraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         """Compute queries, keys and values in one product, see :class:`StackedLinears`."""
         for block in (*self.transformer_blocks, *self.single_transformer_blocks):
             block.attn.fuse_projections()
+
+    def set_qkv_heads(self, function: QKVHeads) -> None:
+        """Compute what :func:`qkv_heads` does in another way."""
+        for block in (*self.transformer_blocks, *self.single_transformer_blocks):
+            block.attn.qkv_heads = function
 
     def _run_block(self, block: nn.Module, *args: Tensor | RotaryEmbedding) -> Tensor | tuple[Tensor, Tensor]:
         if torch.is_grad_enabled() and self.gradient_checkpointing:

@@ -1,0 +1,125 @@
+"""The kernel gives the plain version's heads and gradients: on a GPU, else in Triton's interpreter."""
+
+import importlib
+import os
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+from lora_tta.models.projections import Projected
+from lora_tta.models.transformer import RotaryEmbedding, qkv_heads
+
+BATCH, NUM_HEADS, HEAD_DIM = 2, 3, 16
+# More tokens than a program takes in one stream.
+LENGTHS = [pytest.param([5], id="video"), pytest.param([3, 37], id="text and video")]
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+in_interpreter = os.environ.get("TRITON_INTERPRET") == "1"
+runs_kernels = pytest.mark.skipif(
+    DEVICE == "cpu" and not in_interpreter, reason="needs a GPU or TRITON_INTERPRET=1, see the last test"
+)
+
+
+@pytest.fixture
+def kernel() -> ModuleType:
+    return importlib.import_module("lora_tta.models.qkv_kernel")
+
+
+def random_inputs(
+    lengths: list[int], rank: int | None = None, rotary_batch: int = 1
+) -> tuple[list[Projected], list[Tensor], RotaryEmbedding]:
+    torch.manual_seed(0)
+    width = 3 * NUM_HEADS * HEAD_DIM
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, device=DEVICE).requires_grad_()
+
+    streams = [
+        Projected(
+            normal(BATCH, length, width),
+            None if rank is None else normal(BATCH, length, 3 * rank),
+            None if rank is None else normal(width, rank),
+        )
+        for length in lengths
+    ]
+    norms = [torch.rand(HEAD_DIM, device=DEVICE) + 0.5 for _ in range(2 * len(lengths))]
+    angles = torch.randn(rotary_batch, sum(lengths), 1, HEAD_DIM // 2, device=DEVICE)
+    return streams, norms, (angles.cos(), angles.sin())
+
+
+def assert_same_gradients(
+    results: tuple[Tensor, ...], expected: tuple[Tensor, ...], streams: list[Projected]
+) -> None:
+    parts = [part for stream in streams for part in stream if part is not None]
+    # Not contiguous, as an attention kernel may return them.
+    gradients = [torch.randn_like(result).transpose(1, 2).contiguous().transpose(1, 2) for result in results]
+    for one, other in zip(
+        torch.autograd.grad(results, parts, gradients),
+        torch.autograd.grad(expected, parts, gradients),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+@runs_kernels
+@pytest.mark.parametrize("rotary_batch", [1, BATCH])
+@pytest.mark.parametrize("rank", [None, 3, 16, 20])
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_heads_and_gradients(kernel, lengths, rank, rotary_batch):
+    inputs = random_inputs(lengths, rank, rotary_batch)
+    results, expected = kernel.qkv_heads(*inputs), qkv_heads(*inputs)
+    torch.testing.assert_close(results, expected, atol=1e-5, rtol=1e-5)
+    assert_same_gradients(results, expected, inputs[0])
+
+
+@runs_kernels
+@pytest.mark.parametrize("rank", [None, 3])
+@pytest.mark.parametrize("lengths", LENGTHS)
+@torch.no_grad()
+def test_heads_without_gradients(kernel, lengths, rank):
+    inputs = random_inputs(lengths, rank)
+    torch.testing.assert_close(kernel.qkv_heads(*inputs), qkv_heads(*inputs), atol=1e-5, rtol=1e-5)
+
+
+@runs_kernels
+def test_one_stream_with_adapters_and_one_without(kernel):
+    (text, video), *others = random_inputs([3, 4], rank=3)
+    streams = [Projected(text.output), video]
+    results, expected = kernel.qkv_heads(streams, *others), qkv_heads(streams, *others)
+    torch.testing.assert_close(results, expected, atol=1e-5, rtol=1e-5)
+    assert_same_gradients(results, expected, streams)
+
+
+@runs_kernels
+def test_projections_may_be_parts_of_other_tensors(kernel):
+    (video,), *others = random_inputs([6])
+    wide = torch.cat((video.output, video.output), dim=-1).detach()
+    streams = [Projected(wide[..., : video.output.shape[-1]].requires_grad_())]
+    results, expected = kernel.qkv_heads(streams, *others), qkv_heads(streams, *others)
+    torch.testing.assert_close(results, expected)
+    assert_same_gradients(results, expected, streams)
+
+
+@runs_kernels
+def test_compiled_code_has_it_in_one_graph(kernel):
+    inputs = random_inputs([3, 4], rank=3)
+    compiled = torch.compile(kernel.qkv_heads, fullgraph=True, backend="aot_eager")
+    results, expected = compiled(*inputs), qkv_heads(*inputs)
+    torch.testing.assert_close(results, expected, atol=1e-5, rtol=1e-5)
+    assert_same_gradients(results, expected, inputs[0])
+
+
+@pytest.mark.skipif(DEVICE == "cuda" or in_interpreter, reason="the tests above have run the kernels")
+def test_in_the_interpreter():
+    pytest.importorskip("triton")
+    # A process of its own, since Triton looks at the variable when it is imported.
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", __file__]
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "23 passed" in done.stdout
