@@ -13,7 +13,7 @@ from torch import Tensor
 from lora_tta.models.projections import Projected
 from lora_tta.models.transformer import RotaryEmbedding, qkv_heads
 
-BATCH, NUM_HEADS, HEAD_DIM = 2, 3, 16
+BATCH, NUM_HEADS, HEAD_DIM = 2, 5, 16
 # More tokens than a program takes in one stream.
 LENGTHS = [pytest.param([5], id="video"), pytest.param([3, 37], id="text and video")]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -5,6 +5,8 @@ reads and writes every value once; what the compiler makes of the same steps tak
 (docs/performance.md). Needs Triton, which comes with PyTorch for CUDA.
 """
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -15,9 +17,22 @@ from torch.nn import functional as F
 from lora_tta.models.projections import Projected
 from lora_tta.models.transformer import NORM_EPS, QKV, RotaryEmbedding
 
-TOKENS_PER_PROGRAM = 32
 # The shortest sum that tensor cores compute.
 LEAST_RANK = 16
+
+
+class Layout(NamedTuple):
+    """What one program of a kernel computes: `tokens` x `heads`, head after head, in `num_warps` warps."""
+
+    tokens: int
+    heads: int
+    num_warps: int
+
+
+# With adapters, the fastest on an H200 of those that benchmarks/qkv_layouts.py compares. Without, a program
+# takes all heads of a token at once, which are side by side in memory.
+FORWARD_LAYOUT = Layout(tokens=32, heads=4, num_warps=4)
+BACKWARD_LAYOUT = Layout(tokens=32, heads=4, num_warps=4)
 
 
 def qkv_heads(streams: list[Projected], norms: list[Tensor], rotary_emb: RotaryEmbedding) -> QKV:
@@ -31,7 +46,7 @@ def qkv_heads(streams: list[Projected], norms: list[Tensor], rotary_emb: RotaryE
         [part for part in parts if part is not None] for parts in zip(*streams, strict=True)
     )
     # Values of one stream can stay where they are, unless something is added or their gradient comes back.
-    with_values = len(streams) > 1 or bool(reduced) or torch.is_grad_enabled()
+    with_values = len(streams) > 1 or len(reduced) > 0 or torch.is_grad_enabled()
     query, key, *values = _qkv_heads(outputs, reduced, ups, norms, *rotary_emb, with_values)
     return query, key, *(values or [outputs[0].chunk(3, dim=-1)[2].unflatten(-1, (-1, len(norms[0])))])
 
@@ -48,7 +63,18 @@ def _qkv_heads(
 ) -> list[Tensor]:
     heads = _empty_heads(outputs, reduced, ups, norms, cos, sin, with_values)
     targets = heads if with_values else [*heads, heads[0]]
-    _launch(_forward_kernel, outputs, reduced, ups, norms, cos, sin, targets, with_values=with_values)
+    _launch(
+        _forward_kernel,
+        FORWARD_LAYOUT,
+        outputs,
+        reduced,
+        ups,
+        norms,
+        cos,
+        sin,
+        targets,
+        with_values=with_values,
+    )
     return heads
 
 
@@ -79,7 +105,7 @@ def _qkv_heads_backward(
 ) -> list[Tensor]:
     results = _empty_gradients(gradients, outputs, reduced, ups, norms, cos, sin)
     gradients = [gradient.contiguous() for gradient in gradients]
-    _launch(_backward_kernel, outputs, reduced, ups, norms, cos, sin, gradients, results)
+    _launch(_backward_kernel, BACKWARD_LAYOUT, outputs, reduced, ups, norms, cos, sin, gradients, results)
     return results
 
 
@@ -136,6 +162,7 @@ _qkv_heads.register_autograd(_differentiate, setup_context=_remember_inputs)
 
 def _launch(
     kernel: triton.JITFunction,
+    layout: Layout,
     outputs: list[Tensor],
     reduced: list[Tensor],
     ups: list[Tensor],
@@ -146,15 +173,20 @@ def _launch(
     output_gradients: list[Tensor] | None = None,
     **constants: bool,
 ) -> None:
-    """Run a kernel for one stream after the other; a program has some tokens and one head."""
+    """Run a kernel for one stream after the other."""
     batch, seq_len, num_heads, head_dim = heads[0].shape
-    rank = ups[0].shape[1] if ups else 0
+    rank, block_rank, block_heads = 0, 0, triton.next_power_of_2(num_heads)
+    if ups:
+        rank = ups[0].shape[1]
+        block_rank, block_heads = max(LEAST_RANK, triton.next_power_of_2(rank)), 1
+    else:
+        layout = Layout(tokens=1, heads=block_heads, num_warps=4)
     first_token = 0
     for index, output in enumerate(outputs):
         num_tokens = output.shape[1]
         adapters = (reduced[index], ups[index]) if ups else (output, output)
         tensors = (output, *adapters, *norms[2 * index : 2 * index + 2], cos, sin)
-        kernel[triton.cdiv(num_tokens, TOKENS_PER_PROGRAM), num_heads, batch](
+        kernel[triton.cdiv(num_tokens, layout.tokens), triton.cdiv(num_heads, layout.heads), batch](
             *(tensor.contiguous() for tensor in tensors),
             *heads,
             *([output_gradients[index]] if output_gradients else []),
@@ -163,10 +195,14 @@ def _launch(
             seq_len=seq_len,
             rotary_stride=seq_len if len(cos) > 1 else 0,
             rank=rank,
-            block_tokens=TOKENS_PER_PROGRAM,
-            block_rank=max(LEAST_RANK, triton.next_power_of_2(rank)) if rank else 0,
+            num_heads=num_heads,
+            block_tokens=layout.tokens,
+            block_heads=block_heads,
+            loop_heads=layout.heads,
+            block_rank=block_rank,
             half=head_dim // 2,
             eps=NORM_EPS,
+            num_warps=layout.num_warps,
             **constants,
         )
         first_token += num_tokens
@@ -178,32 +214,23 @@ def _load(pointer, offsets, mask):
 
 
 @triton.jit
-def _own_tokens(num_tokens, block_tokens: tl.constexpr):
-    """This program's tokens in their stream, and which of them exist."""
-    token = tl.program_id(0) * block_tokens + tl.arange(0, block_tokens)[:, None]
-    return token, token < num_tokens
-
-
-@triton.jit
 def _load_sum(
-    output, reduced, up, part, token, mask, num_tokens, rank, block_rank: tl.constexpr, half: tl.constexpr
+    output, reduced, up, part, token, head, mask, first_head, num_tokens, rank,
+    num_heads: tl.constexpr, block_rank: tl.constexpr, half: tl.constexpr,
 ):  # fmt: skip
-    """The halves of a head of the queries, keys or values (`part`), with what the adapters add."""
-    dim = tl.num_programs(1) * 2 * half
+    """The halves of heads of the queries, keys or values (`part`), with what the adapters add."""
     row = tl.program_id(2).to(tl.int64) * num_tokens + token
-    first_row = part * dim + tl.program_id(1) * 2 * half
     column = tl.arange(0, half)[None, :]
-    first = _load(output, row * 3 * dim + first_row + column, mask)
-    second = _load(output, row * 3 * dim + first_row + half + column, mask)
+    offset = ((row * 3 + part) * num_heads + head) * 2 * half + column
+    first, second = _load(output, offset, mask), _load(output, offset + half, mask)
     if block_rank > 0:
         low = tl.arange(0, block_rank)
-        reduced_part = tl.load(
-            reduced + (row * 3 + part) * rank + low[None, :], mask=mask & (low[None, :] < rank), other=0.0
-        )
-        up_rows = (first_row + column) * rank + low[:, None]
-        up_mask = low[:, None] < rank
-        up_first = tl.load(up + up_rows, mask=up_mask, other=0.0)
-        up_second = tl.load(up + half * rank + up_rows, mask=up_mask, other=0.0)
+        reduced_mask = mask & (low[None, :] < rank)
+        reduced_part = tl.load(reduced + (row * 3 + part) * rank + low[None, :], mask=reduced_mask, other=0.0)
+        up_offset = ((part * num_heads + first_head) * 2 * half + column) * rank + low[:, None]
+        up_mask = (low[:, None] < rank) & (first_head + 0 * low[:, None] < num_heads)
+        up_first = tl.load(up + up_offset, mask=up_mask, other=0.0)
+        up_second = tl.load(up + half * rank + up_offset, mask=up_mask, other=0.0)
         first += tl.dot(reduced_part, up_first, input_precision="ieee")
         second += tl.dot(reduced_part, up_second, input_precision="ieee")
     return first, second
@@ -218,57 +245,78 @@ def _inverse_rms(first, second, half: tl.constexpr, eps: tl.constexpr):
 def _forward_kernel(
     output, reduced, up, norm_q, norm_k, cos, sin, query, key, value,
     num_tokens, first_token, seq_len, rotary_stride, rank,
-    block_tokens: tl.constexpr, block_rank: tl.constexpr, half: tl.constexpr, eps: tl.constexpr,
-    with_values: tl.constexpr,
+    num_heads: tl.constexpr, block_tokens: tl.constexpr, block_heads: tl.constexpr, loop_heads: tl.constexpr,
+    block_rank: tl.constexpr, half: tl.constexpr, eps: tl.constexpr, with_values: tl.constexpr,
 ):  # fmt: skip
     """x / rms(x) * weight, rotated, for queries and keys; values as they are."""
-    head, batch = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    token, mask = _own_tokens(num_tokens, block_tokens)
+    batch = tl.program_id(2).to(tl.int64)
+    row = tl.arange(0, block_tokens * block_heads)[:, None]
     channel = tl.arange(0, half)[None, :]
+    token = tl.program_id(0) * block_tokens + row // block_heads
     rotary = (batch * rotary_stride + first_token + token) * half + channel
-    c, s = _load(cos, rotary, mask), _load(sin, rotary, mask)
-    target = ((batch * seq_len + first_token + token) * tl.num_programs(1) + head) * 2 * half + channel
-    for part in tl.static_range(2):
-        weight = norm_q if part == 0 else norm_k
-        heads = query if part == 0 else key
-        first, second = _load_sum(output, reduced, up, part, token, mask, num_tokens, rank, block_rank, half)
-        scale = _inverse_rms(first, second, half, eps)
-        first = first * scale * tl.load(weight + channel).to(tl.float32)
-        second = second * scale * tl.load(weight + half + channel).to(tl.float32)
-        tl.store(heads + target, first * c - second * s, mask=mask)
-        tl.store(heads + target + half, second * c + first * s, mask=mask)
-    if with_values:
-        first, second = _load_sum(output, reduced, up, 2, token, mask, num_tokens, rank, block_rank, half)
-        tl.store(value + target, first, mask=mask)
-        tl.store(value + target + half, second, mask=mask)
+    c, s = _load(cos, rotary, token < num_tokens), _load(sin, rotary, token < num_tokens)
+    for start in range(0, loop_heads, block_heads):
+        first_head = tl.program_id(1) * loop_heads + start
+        head = first_head + row % block_heads
+        mask = (token < num_tokens) & (head < num_heads)
+        target = ((batch * seq_len + first_token + token) * num_heads + head) * 2 * half + channel
+        for part in tl.static_range(3):
+            if part < 2:
+                weight = norm_q if part == 0 else norm_k
+                heads = query if part == 0 else key
+                first, second = _load_sum(
+                    output, reduced, up, part, token, head, mask, first_head, num_tokens, rank,
+                    num_heads, block_rank, half,
+                )  # fmt: skip
+                scale = _inverse_rms(first, second, half, eps)
+                first = first * scale * tl.load(weight + channel).to(tl.float32)
+                second = second * scale * tl.load(weight + half + channel).to(tl.float32)
+                tl.store(heads + target, first * c - second * s, mask=mask)
+                tl.store(heads + target + half, second * c + first * s, mask=mask)
+            elif with_values:
+                first, second = _load_sum(
+                    output, reduced, up, part, token, head, mask, first_head, num_tokens, rank,
+                    num_heads, block_rank, half,
+                )  # fmt: skip
+                tl.store(value + target, first, mask=mask)
+                tl.store(value + target + half, second, mask=mask)
 
 
 @triton.jit
 def _backward_kernel(
     output, reduced, up, norm_q, norm_k, cos, sin, grad_query, grad_key, grad_value, grad_output,
     num_tokens, first_token, seq_len, rotary_stride, rank,
-    block_tokens: tl.constexpr, block_rank: tl.constexpr, half: tl.constexpr, eps: tl.constexpr,
+    num_heads: tl.constexpr, block_tokens: tl.constexpr, block_heads: tl.constexpr, loop_heads: tl.constexpr,
+    block_rank: tl.constexpr, half: tl.constexpr, eps: tl.constexpr,
 ):  # fmt: skip
     """With n = 1 / rms(x) and g = weight * (gradient rotated back): n g - n^3 x mean(g x)."""
-    head, batch = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    token, mask = _own_tokens(num_tokens, block_tokens)
+    batch = tl.program_id(2).to(tl.int64)
+    row = tl.arange(0, block_tokens * block_heads)[:, None]
     channel = tl.arange(0, half)[None, :]
+    token = tl.program_id(0) * block_tokens + row // block_heads
     rotary = (batch * rotary_stride + first_token + token) * half + channel
-    c, s = _load(cos, rotary, mask), _load(sin, rotary, mask)
-    source = ((batch * seq_len + first_token + token) * tl.num_programs(1) + head) * 2 * half + channel
-    target = ((batch * num_tokens + token) * 3 * tl.num_programs(1) + head) * 2 * half + channel
-    dim = tl.num_programs(1) * 2 * half
-    for part in tl.static_range(2):
-        weight = norm_q if part == 0 else norm_k
-        gradient = grad_query if part == 0 else grad_key
-        first, second = _load_sum(output, reduced, up, part, token, mask, num_tokens, rank, block_rank, half)
-        scale = _inverse_rms(first, second, half, eps)
-        grad_first, grad_second = _load(gradient, source, mask), _load(gradient, source + half, mask)
-        g_first = tl.load(weight + channel).to(tl.float32) * (grad_first * c + grad_second * s)
-        g_second = tl.load(weight + half + channel).to(tl.float32) * (grad_second * c - grad_first * s)
-        mean = tl.sum(g_first * first + g_second * second, 1, keep_dims=True) / (2 * half)
-        along = scale * scale * scale * mean
-        tl.store(grad_output + target + part * dim, scale * g_first - along * first, mask=mask)
-        tl.store(grad_output + target + part * dim + half, scale * g_second - along * second, mask=mask)
-    tl.store(grad_output + target + 2 * dim, _load(grad_value, source, mask), mask=mask)
-    tl.store(grad_output + target + 2 * dim + half, _load(grad_value, source + half, mask), mask=mask)
+    c, s = _load(cos, rotary, token < num_tokens), _load(sin, rotary, token < num_tokens)
+    dim: tl.constexpr = num_heads * 2 * half
+    for start in range(0, loop_heads, block_heads):
+        first_head = tl.program_id(1) * loop_heads + start
+        head = first_head + row % block_heads
+        mask = (token < num_tokens) & (head < num_heads)
+        source = ((batch * seq_len + first_token + token) * num_heads + head) * 2 * half + channel
+        target = (batch * num_tokens + token) * 3 * dim + head * 2 * half + channel
+        for part in tl.static_range(2):
+            weight = norm_q if part == 0 else norm_k
+            gradient = grad_query if part == 0 else grad_key
+            first, second = _load_sum(
+                output, reduced, up, part, token, head, mask, first_head, num_tokens, rank,
+                num_heads, block_rank, half,
+            )  # fmt: skip
+            scale = _inverse_rms(first, second, half, eps)
+            grad_first, grad_second = _load(gradient, source, mask), _load(gradient, source + half, mask)
+            g_first = tl.load(weight + channel).to(tl.float32) * (grad_first * c + grad_second * s)
+            g_second = tl.load(weight + half + channel).to(tl.float32) * (grad_second * c - grad_first * s)
+            mean = tl.sum(g_first * first + g_second * second, 1, keep_dims=True) / (2 * half)
+            along = scale * scale * scale * mean
+            tl.store(grad_output + target + part * dim, scale * g_first - along * first, mask=mask)
+            tl.store(grad_output + target + part * dim + half, scale * g_second - along * second, mask=mask)
+        tl.store(grad_output + target + 2 * dim, _load(grad_value, source, mask), mask=mask)
+        tl.store(grad_output + target + 2 * dim + half, _load(grad_value, source + half, mask), mask=mask)
