@@ -64,9 +64,7 @@ def main() -> None:
     torch.testing.assert_close(
         qkv_kernel.qkv_heads(*inputs[-1]), transformer.qkv_heads(*inputs[-1]), atol=0.1, rtol=0.05
     )
-    print(
-        f"{torch.cuda.get_device_name()}, torch {torch.__version__}; rank {RANK}; microseconds forward/backward"
-    )
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}; rank {RANK}; us forward/backward")
     print(f"{'tokens, heads, warps':<24}" + "".join(f"{f'{b} x {s}':>16}" for b, s in SHAPES))
     for layout in LAYOUTS:
         qkv_kernel.FORWARD_LAYOUT = qkv_kernel.BACKWARD_LAYOUT = layout

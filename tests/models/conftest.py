@@ -1,6 +1,7 @@
 """The published code's reference data, and pipelines made of models small enough for a test."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,15 @@ from lora_tta.models.convert import convert_transformer, convert_vae
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 TEXT_LENGTH = 16
+
+
+@pytest.fixture
+def _fresh_compiler() -> Iterator[None]:
+    """A compiler that has seen nothing yet, and whose options are put back."""
+    with torch._dynamo.config.patch():
+        torch._dynamo.reset()
+        yield
+        torch._dynamo.reset()
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,5 @@
 """Compiled blocks and CUDA graphs: nothing is compiled or captured twice, and results stay what they were."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -29,14 +27,6 @@ gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need
 @pytest.fixture
 def params() -> AdaptationParams:
     return load_params().adaptation
-
-
-@pytest.fixture
-def _fresh_compiler() -> Iterator[None]:
-    with torch._dynamo.config.patch():
-        torch._dynamo.reset()
-        yield
-        torch._dynamo.reset()
 
 
 def build_transformer(device: str = "cpu") -> OpenSoraTransformer3DModel:

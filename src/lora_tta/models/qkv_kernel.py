@@ -31,8 +31,8 @@ class Layout(NamedTuple):
 
 # With adapters, the fastest on an H200 of those that benchmarks/qkv_layouts.py compares. Without, a program
 # takes all heads of a token at once, which are side by side in memory.
-FORWARD_LAYOUT = Layout(tokens=32, heads=4, num_warps=4)
-BACKWARD_LAYOUT = Layout(tokens=32, heads=4, num_warps=4)
+FORWARD_LAYOUT = Layout(tokens=64, heads=4, num_warps=4)
+BACKWARD_LAYOUT = Layout(tokens=64, heads=4, num_warps=4)
 
 
 def qkv_heads(streams: list[Projected], norms: list[Tensor], rotary_emb: RotaryEmbedding) -> QKV:
