@@ -13,6 +13,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from lora_tta.adaptation.lora import fresh_adapter
 from lora_tta.config import load_params
+from lora_tta.models import OpenSoraTransformer3DModel
 from lora_tta.models.acceleration import compile_blocks, mark_rank_dynamic
 from lora_tta.models.projections import Projected
 from lora_tta.models.transformer import RotaryEmbedding, qkv_heads
@@ -109,9 +110,19 @@ def test_projections_may_be_parts_of_other_tensors(kernel):
 
 @runs_kernels
 @pytest.mark.usefixtures("_fresh_compiler")
-def test_a_compiled_model_predicts_and_learns_the_same_for_every_rank(
-    kernel, transformer, transformer_inputs
-):
+def test_a_compiled_model_predicts_and_learns_the_same_for_every_rank(kernel):
+    torch.manual_seed(0)
+    sizes = {"num_layers": 1, "num_single_layers": 1, "num_attention_heads": 2, "attention_head_dim": 16}
+    widths = {"joint_attention_dim": 8, "pooled_projection_dim": 8, "axes_dims_rope": (4, 6, 6)}
+    transformer = OpenSoraTransformer3DModel(**sizes, **widths).to(DEVICE)
+    shapes = {"hidden_states": (1, 4, 64), "encoder_hidden_states": (1, 2, 8), "condition": (1, 4, 68)}
+    inputs = {name: torch.randn(shape, device=DEVICE) for name, shape in shapes.items()} | {
+        "img_ids": torch.arange(12, device=DEVICE).reshape(4, 3) % 5,
+        "txt_ids": torch.zeros(2, 3, device=DEVICE),
+        "timestep": torch.full((1,), 0.3, device=DEVICE),
+        "pooled_projections": torch.randn(1, 8, device=DEVICE),
+    }
+
     def prediction_and_gradients(rank: int) -> tuple[Tensor, ...]:
         weights = fresh_adapter(transformer, rank, load_params().adaptation, seed=0)
         torch.manual_seed(0)
@@ -119,11 +130,9 @@ def test_a_compiled_model_predicts_and_learns_the_same_for_every_rank(
             for weight in weights:
                 weight.add_(torch.randn_like(weight) / 10)
         mark_rank_dynamic(transformer)
-        sample = transformer(**transformer_inputs).sample
+        sample = transformer(**inputs).sample
         return sample, *torch.autograd.grad(sample.square().mean(), weights)
 
-    transformer.to(DEVICE)
-    transformer_inputs = {name: value.to(DEVICE) for name, value in transformer_inputs.items()}
     expected = {rank: prediction_and_gradients(rank) for rank in (4, 8)}
     counter = CompileCounterWithBackend("aot_eager")
     transformer.fuse_qkv_projections()
@@ -135,6 +144,7 @@ def test_a_compiled_model_predicts_and_learns_the_same_for_every_rank(
     assert counter.frame_count == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(DEVICE == "cuda" or in_interpreter, reason="the tests above have run the kernels")
 def test_in_the_interpreter():
     pytest.importorskip("triton")

@@ -30,7 +30,9 @@ def accelerate(transformer: OpenSoraTransformer3DModel) -> None:
     from lora_tta.models.qkv_kernel import qkv_heads
 
     transformer.fuse_qkv_projections()
-    transformer.set_qkv_heads(qkv_heads)
+    is_power_of_2 = transformer.config.attention_head_dim.bit_count() == 1
+    if is_power_of_2:
+        transformer.set_qkv_heads(qkv_heads)
     compile_blocks(transformer)
     transformer.forward = GraphedForward(transformer)
 
