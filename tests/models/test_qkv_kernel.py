@@ -72,10 +72,9 @@ def assert_same_gradients(
 
 
 @runs_kernels
-@pytest.mark.parametrize("rotary_batch", [1, BATCH])
 @pytest.mark.parametrize(("lengths", "rank"), CASES)
-def test_heads_and_gradients(kernel, lengths, rank, rotary_batch):
-    inputs = random_inputs(lengths, rank, rotary_batch)
+def test_heads_and_gradients(kernel, lengths, rank):
+    inputs = random_inputs(lengths, rank, rotary_batch=BATCH)
     results, expected = kernel.qkv_heads(*inputs), qkv_heads(*inputs)
     torch.testing.assert_close(results, expected, atol=1e-5, rtol=1e-5)
     assert_same_gradients(results, expected, inputs[0])
@@ -150,7 +149,7 @@ def test_in_the_interpreter():
     pytest.importorskip("triton")
     # A process of its own, since Triton looks at the variable when it is imported.
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", __file__]
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
-    assert "15 passed" in done.stdout
+    assert "11 passed" in done.stdout
