@@ -61,36 +61,22 @@ def _qkv_heads(
     sin: Tensor,
     with_values: bool,
 ) -> list[Tensor]:
-    heads = _empty_heads(outputs, reduced, ups, norms, cos, sin, with_values)
+    heads = _empty_heads(outputs, norms, with_values)
     targets = heads if with_values else [*heads, heads[0]]
-    _launch(
-        _forward_kernel,
-        FORWARD_LAYOUT,
-        outputs,
-        reduced,
-        ups,
-        norms,
-        cos,
-        sin,
-        targets,
-        with_values=with_values,
-    )
+    inputs = (outputs, reduced, ups, norms, cos, sin)
+    _launch(_forward_kernel, FORWARD_LAYOUT, *inputs, targets, with_values=with_values)
     return heads
 
 
-@_qkv_heads.register_fake
-def _empty_heads(
-    outputs: list[Tensor],
-    reduced: list[Tensor],
-    ups: list[Tensor],
-    norms: list[Tensor],
-    cos: Tensor,
-    sin: Tensor,
-    with_values: bool,
-) -> list[Tensor]:
+def _empty_heads(outputs: list[Tensor], norms: list[Tensor], with_values: bool) -> list[Tensor]:
     (batch, _, width), head_dim = outputs[0].shape, len(norms[0])
     shape = (batch, sum(output.shape[1] for output in outputs), width // (3 * head_dim), head_dim)
     return [outputs[0].new_empty(shape) for _ in range(3 if with_values else 2)]
+
+
+_qkv_heads.register_fake(
+    lambda outputs, reduced, ups, norms, cos, sin, with_values: _empty_heads(outputs, norms, with_values)
+)
 
 
 @torch.library.custom_op("lora_tta::qkv_heads_backward", mutates_args=())
@@ -103,23 +89,17 @@ def _qkv_heads_backward(
     cos: Tensor,
     sin: Tensor,
 ) -> list[Tensor]:
-    results = _empty_gradients(gradients, outputs, reduced, ups, norms, cos, sin)
+    results = _empty_gradients(outputs)
     gradients = [gradient.contiguous() for gradient in gradients]
     _launch(_backward_kernel, BACKWARD_LAYOUT, outputs, reduced, ups, norms, cos, sin, gradients, results)
     return results
 
 
-@_qkv_heads_backward.register_fake
-def _empty_gradients(
-    gradients: list[Tensor],
-    outputs: list[Tensor],
-    reduced: list[Tensor],
-    ups: list[Tensor],
-    norms: list[Tensor],
-    cos: Tensor,
-    sin: Tensor,
-) -> list[Tensor]:
+def _empty_gradients(outputs: list[Tensor]) -> list[Tensor]:
     return [output.new_empty(output.shape) for output in outputs]
+
+
+_qkv_heads_backward.register_fake(lambda gradients, outputs, *others: _empty_gradients(outputs))
 
 
 def _remember_inputs(ctx: FunctionCtx, inputs: tuple, output: list[Tensor]) -> None:
