@@ -55,7 +55,7 @@ def random_inputs(batch: int, device: str = "cpu", seed: int = 0) -> dict[str, T
 def test_two_compiled_blocks_serve_every_layer_reset_and_rank(params):
     counter = CompileCounterWithBackend("aot_eager")
     transformer = build_transformer()
-    transformer.fuse_qkv_projections()
+    transformer.fuse_projections()
     compile_blocks(transformer, backend=counter)
     for rank, seed in [(4, 0), (4, 1), (8, 0), (16, 0)]:
         fresh_adapter(transformer, rank, params, seed)

@@ -75,7 +75,7 @@ def test_with_dora(transformer, attention):
 
 def test_with_disabled_and_with_merged_adapters(transformer, attention):
     put_in_adapter(transformer, NAMES)
-    transformer.fuse_qkv_projections()
+    transformer.fuse_projections()
     transformer.disable_adapters()
     assert_together_is_each_alone(attention)
     transformer.enable_adapters()
@@ -114,7 +114,7 @@ def test_gradients_are_those_of_each_alone(transformer, attention):
 def test_the_stack_stores_nothing_twice_and_is_not_saved(transformer, attention):
     names = set(transformer.state_dict())
     weights = [layer.weight.clone() for layer in layers_of(attention)]
-    transformer.fuse_qkv_projections()
+    transformer.fuse_projections()
     assert set(transformer.state_dict()) == names
     stacked = attention.to_qkv.weight
     assert all(
@@ -125,7 +125,7 @@ def test_the_stack_stores_nothing_twice_and_is_not_saved(transformer, attention)
 
 def test_a_fused_model_is_saved_and_predicts_the_same(transformer, transformer_inputs, tmp_path):
     expected = transformer(**transformer_inputs).sample
-    transformer.fuse_qkv_projections()
+    transformer.fuse_projections()
     torch.testing.assert_close(transformer(**transformer_inputs).sample, expected, atol=1e-5, rtol=1e-5)
     transformer.save_pretrained(tmp_path)
     loaded = OpenSoraTransformer3DModel.from_pretrained(tmp_path).state_dict()

@@ -29,7 +29,7 @@ def accelerate(transformer: OpenSoraTransformer3DModel) -> None:
     # Triton comes with PyTorch for CUDA only.
     from lora_tta.models.qkv_kernel import qkv_heads
 
-    transformer.fuse_qkv_projections()
+    transformer.fuse_projections()
     is_power_of_2 = transformer.config.attention_head_dim.bit_count() == 1
     if is_power_of_2:
         transformer.set_qkv_heads(qkv_heads)

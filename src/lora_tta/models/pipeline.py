@@ -292,6 +292,10 @@ class OpenSoraContinuationPipeline(DiffusionPipeline):
             device=device,
         )
         self._num_timesteps = len(timesteps)
+        times = timesteps / self.scheduler.config.num_train_timesteps
+        modulations = self.transformer.modulation(
+            times.repeat_interleave(len(pooled_prompt_embeds)), pooled_prompt_embeds.repeat(len(times), 1)
+        ).unflatten(0, (len(times), -1))
         with self.progress_bar(total=len(timesteps)) as progress_bar:
             for step, timestep in enumerate(timesteps):
                 if self.interrupt:
@@ -304,9 +308,8 @@ class OpenSoraContinuationPipeline(DiffusionPipeline):
                     img_ids=img_ids,
                     encoder_hidden_states=prompt_embeds[:rows],
                     txt_ids=txt_ids,
-                    timestep=(timestep / self.scheduler.config.num_train_timesteps).expand(rows),
-                    pooled_projections=pooled_prompt_embeds[:rows],
                     condition=conditions[:rows],
+                    modulation=modulations[step, :rows],
                     return_dict=False,
                 )[0]
                 velocity = guidance.combine(velocity.float().chunk(branches))

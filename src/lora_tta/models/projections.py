@@ -84,14 +84,14 @@ class StackedLinears(nn.Module):
 
 
 def _can_go_together(layers: Sequence[nn.Module]) -> bool:
-    """Whether the layers are plain, or have plain LoRA adapters of the same ranks in the same state."""
+    """Whether the layers are plain, or have plain LoRA adapters of the same shapes in the same state."""
     if not all(isinstance(layer, LoraLinear) for layer in layers):
         return all(type(layer) is nn.Linear for layer in layers)
     states = [(layer.active_adapters, layer.merged, layer.disable_adapters) for layer in layers]
     if not all(state == states[0] for state in states) or not all(_is_plain(layer) for layer in layers):
         return False
-    ranks = [[len(layer.lora_A[name].weight) for name in layer.active_adapters] for layer in layers]
-    return all(rank == ranks[0] for rank in ranks)
+    shapes = [[layer.lora_B[name].weight.shape for name in layer.active_adapters] for layer in layers]
+    return all(shape == shapes[0] for shape in shapes)
 
 
 def _is_plain(layer: LoraLinear) -> bool:

@@ -21,6 +21,7 @@ from diffusers.models.embeddings import CombinedTimestepTextProjEmbeddings
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.normalization import AdaLayerNormContinuous, AdaLayerNormZero, AdaLayerNormZeroSingle
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -102,6 +103,11 @@ def feed_forward(layers: FeedForward, hidden_states: Tensor) -> Tensor:
     return layers.net[2](gelu_linear(layers.net[0].proj, hidden_states))
 
 
+def modulated_norm(norm: nn.LayerNorm, hidden_states: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Normalised tokens (B, S, C), scaled and shifted by (B, 1, C)."""
+    return norm(hidden_states) * (1 + scale) + shift
+
+
 class OpenSoraSelfAttention(nn.Module):
     """Self-attention over one stream, with RMS-normalised and rotated queries and keys."""
 
@@ -170,7 +176,10 @@ class OpenSoraJointAttention(OpenSoraSelfAttention):
 
 
 class OpenSoraTransformerBlock(nn.Module):
-    """Double-stream block: joint attention, then one MLP for each stream, all modulated by `temb`."""
+    """Double-stream block: joint attention, then one MLP for each stream.
+
+    Shifts, scales and gates come from outside: the block holds the layers that they are computed with.
+    """
 
     def __init__(self, dim: int, num_heads: int, mlp_dim: int, qkv_bias: bool) -> None:
         super().__init__()
@@ -183,29 +192,32 @@ class OpenSoraTransformerBlock(nn.Module):
         self.ff_context = FeedForward(dim, inner_dim=mlp_dim, activation_fn="gelu-approximate")
 
     def forward(
-        self, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor, rotary_emb: RotaryEmbedding
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        modulation: Tensor,
+        rotary_emb: RotaryEmbedding,
     ) -> tuple[Tensor, Tensor]:
-        """Map video (B, N, C) and text (B, L, C) tokens to new ones; `temb` is (B, C)."""
-        video, gate, shift_mlp, scale_mlp, gate_mlp = self.norm1(hidden_states, emb=temb)
-        text, c_gate, c_shift_mlp, c_scale_mlp, c_gate_mlp = self.norm1_context(
-            encoder_hidden_states, emb=temb
-        )
+        """Map video (B, N, C) and text (B, L, C) tokens to new ones; `modulation` is (B, 12 C)."""
+        of_video, of_text = modulation[:, None].chunk(2, dim=-1)
+        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = of_video.chunk(6, dim=-1)
+        c_shift, c_scale, c_gate, c_shift_mlp, c_scale_mlp, c_gate_mlp = of_text.chunk(6, dim=-1)
+        video = modulated_norm(self.norm1.norm, hidden_states, shift, scale)
+        text = modulated_norm(self.norm1_context.norm, encoder_hidden_states, c_shift, c_scale)
         video, text = self.attn(video, text, rotary_emb)
 
-        hidden_states = hidden_states + gate[:, None] * video
-        video = self.norm2(hidden_states) * (1 + scale_mlp[:, None]) + shift_mlp[:, None]
-        hidden_states = hidden_states + gate_mlp[:, None] * feed_forward(self.ff, video)
+        hidden_states = hidden_states + gate * video
+        video = modulated_norm(self.norm2, hidden_states, shift_mlp, scale_mlp)
+        hidden_states = hidden_states + gate_mlp * feed_forward(self.ff, video)
 
-        encoder_hidden_states = encoder_hidden_states + c_gate[:, None] * text
-        text = self.norm2_context(encoder_hidden_states) * (1 + c_scale_mlp[:, None]) + c_shift_mlp[:, None]
-        encoder_hidden_states = encoder_hidden_states + c_gate_mlp[:, None] * feed_forward(
-            self.ff_context, text
-        )
+        encoder_hidden_states = encoder_hidden_states + c_gate * text
+        text = modulated_norm(self.norm2_context, encoder_hidden_states, c_shift_mlp, c_scale_mlp)
+        encoder_hidden_states = encoder_hidden_states + c_gate_mlp * feed_forward(self.ff_context, text)
         return hidden_states, encoder_hidden_states
 
 
 class OpenSoraSingleTransformerBlock(nn.Module):
-    """Single-stream block: attention and MLP side by side, their outputs summed and gated by `temb`.
+    """Single-stream block: attention and MLP side by side, their outputs summed and gated.
 
     `proj_mlp_out` has no bias: the published block has one bias for the sum, kept in `attn.to_out.0`.
     """
@@ -217,11 +229,12 @@ class OpenSoraSingleTransformerBlock(nn.Module):
         self.proj_mlp = nn.Linear(dim, mlp_dim)
         self.proj_mlp_out = nn.Linear(mlp_dim, dim, bias=False)
 
-    def forward(self, hidden_states: Tensor, temb: Tensor, rotary_emb: RotaryEmbedding) -> Tensor:
-        """Map text and video tokens (B, L + N, C) to new ones; `temb` is (B, C)."""
-        normed, gate = self.norm(hidden_states, emb=temb)
+    def forward(self, hidden_states: Tensor, modulation: Tensor, rotary_emb: RotaryEmbedding) -> Tensor:
+        """Map text and video tokens (B, L + N, C) to new ones; `modulation` is (B, 3 C)."""
+        shift, scale, gate = modulation[:, None].chunk(3, dim=-1)
+        normed = modulated_norm(self.norm.norm, hidden_states, shift, scale)
         update = self.attn(normed, rotary_emb) + self.proj_mlp_out(gelu_linear(self.proj_mlp, normed))
-        return hidden_states + gate[:, None] * update
+        return hidden_states + gate * update
 
 
 class OpenSoraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
@@ -289,6 +302,7 @@ class OpenSoraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         )
         self.norm_out = AdaLayerNormContinuous(dim, dim, elementwise_affine=False, eps=NORM_EPS)
         self.proj_out = nn.Linear(dim, in_channels)
+        self.to_modulation: StackedLinears | None = None
         self.gradient_checkpointing = False
 
     def forward(
@@ -297,9 +311,10 @@ class OpenSoraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         img_ids: Tensor,
         encoder_hidden_states: Tensor,
         txt_ids: Tensor,
-        timestep: Tensor,
-        pooled_projections: Tensor,
+        timestep: Tensor | None = None,
+        pooled_projections: Tensor | None = None,
         condition: Tensor | None = None,
+        modulation: Tensor | None = None,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """Predict the velocity, noise minus data, of packed latents.
@@ -312,43 +327,79 @@ class OpenSoraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             timestep: flow-matching time in [0, 1], 1 being pure noise, (B,) or a scalar.
             pooled_projections: pooled CLIP embeddings (B, pooled_projection_dim).
             condition: packed mask and masked reference latents (B, N, condition_channels).
+            modulation: what :meth:`modulation` made of `timestep` and `pooled_projections`, instead of them.
             return_dict: whether to return an output object rather than a tuple.
 
         Returns:
             The velocity (B, N, in_channels), as `.sample`.
 
         Raises:
-            ValueError: if the condition is missing, or given to a model that takes none.
+            ValueError: if the condition is missing, or given to a model that takes none, or if there is
+                neither a time step with its embeddings nor a modulation.
         """
         if (condition is None) != (self.condition_embedder is None):
             takes = "takes no" if self.condition_embedder is None else "needs a"
             raise ValueError(f"this transformer {takes} condition (condition_channels in its configuration)")
 
+        if modulation is None:
+            if timestep is None or pooled_projections is None:
+                raise ValueError("pass timestep and pooled_projections, or modulation")
+            modulation = self.modulation(timestep.expand(len(hidden_states)), pooled_projections)
+
         hidden_states = self.x_embedder(hidden_states)
         if self.condition_embedder is not None:
             hidden_states = hidden_states + self.condition_embedder(condition)
         encoder_hidden_states = self.context_embedder(encoder_hidden_states)
-        timestep = timestep.float().expand(len(hidden_states))
-        temb = self.time_text_embed(timestep * 1000, pooled_projections)
         txt_ids = txt_ids.expand(*img_ids.shape[:-2], *txt_ids.shape[-2:])
         rotary_emb = self.pos_embed(torch.cat((txt_ids, img_ids), dim=-2))
 
+        of_block = iter(modulation.split(self._modulation_widths(), dim=-1))
         for block in self.transformer_blocks:
             hidden_states, encoder_hidden_states = self._run_block(
-                block, hidden_states, encoder_hidden_states, temb, rotary_emb
+                block, hidden_states, encoder_hidden_states, next(of_block), rotary_emb
             )
         num_text_tokens = encoder_hidden_states.shape[1]
         hidden_states = torch.cat((encoder_hidden_states, hidden_states), dim=1)
         for block in self.single_transformer_blocks:
-            hidden_states = self._run_block(block, hidden_states, temb, rotary_emb)
+            hidden_states = self._run_block(block, hidden_states, next(of_block), rotary_emb)
 
-        sample = self.proj_out(self.norm_out(hidden_states[:, num_text_tokens:], temb))
+        scale, shift = next(of_block)[:, None].chunk(2, dim=-1)
+        video = modulated_norm(self.norm_out.norm, hidden_states[:, num_text_tokens:], shift, scale)
+        sample = self.proj_out(video)
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 
-    def fuse_qkv_projections(self) -> None:
-        """Compute queries, keys and values in one product, see :class:`StackedLinears`."""
+    @apply_forward_hook
+    def modulation(self, timestep: Tensor, pooled_projections: Tensor) -> Tensor:
+        """Shifts, scales and gates of all blocks, side by side.
+
+        They depend on nothing else, so those of all steps of a sampling run can be computed at once: a
+        quarter of the weights are then read once instead of in every step.
+
+        Args:
+            timestep: flow-matching times (B,).
+            pooled_projections: pooled CLIP embeddings (B, pooled_projection_dim).
+
+        Returns:
+            (B, 12 C for each double-stream block, 3 C for each single-stream block, 2 C for the output).
+        """
+        temb = self.time_text_embed(timestep.float() * 1000, pooled_projections)
+        return project(F.silu(temb), self._modulation_layers(), self.to_modulation).whole()
+
+    def _modulation_layers(self) -> list[nn.Module]:
+        double = [norm for block in self.transformer_blocks for norm in (block.norm1, block.norm1_context)]
+        single = [block.norm for block in self.single_transformer_blocks]
+        return [norm.linear for norm in (*double, *single, self.norm_out)]
+
+    def _modulation_widths(self) -> list[int]:
+        dim = self.proj_out.in_features
+        doubles, singles = len(self.transformer_blocks), len(self.single_transformer_blocks)
+        return [12 * dim] * doubles + [3 * dim] * singles + [2 * dim]
+
+    def fuse_projections(self) -> None:
+        """Compute queries, keys and values in one product, and all modulation in one, by `StackedLinears`."""
         for block in (*self.transformer_blocks, *self.single_transformer_blocks):
             block.attn.fuse_projections()
+        self.to_modulation = StackedLinears(self._modulation_layers())
 
     def set_qkv_heads(self, function: QKVHeads) -> None:
         """Compute what :func:`qkv_heads` does in another way."""
