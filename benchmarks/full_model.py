@@ -29,6 +29,7 @@ from random_model import (
     time_repeatedly,
     transformer_inputs,
 )
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from lora_tta.adaptation.lora import remove_adapter
@@ -146,14 +147,15 @@ class Workload:
         size = (arguments.height, arguments.width)
         self.conditioning = random_conditioning(transformer, *size, arguments.text_length, device)
         self.latent_shape = ((arguments.frames - 1) // 4 + 1, *(length // 8 for length in size))
-        self.inputs = {
-            branches: transformer_inputs(
-                transformer,
-                torch.randn(branches, 16, *self.latent_shape, device=device),
-                arguments.text_length,
-            )
-            for branches in (1, 3)
-        }
+        self.inputs = {branches: self._sampling_inputs(branches) for branches in (1, 3)}
+
+    @torch.no_grad()
+    def _sampling_inputs(self, branches: int) -> dict[str, Tensor]:
+        """As in a generation, which computes the modulation of all its steps beforehand."""
+        latents = torch.randn(branches, 16, *self.latent_shape, device=self.device)
+        inputs = transformer_inputs(self.transformer, latents, self.arguments.text_length)
+        modulation = self.transformer.modulation(inputs.pop("timestep"), inputs.pop("pooled_projections"))
+        return inputs | {"modulation": modulation}
 
     def adapt(self, num_steps: int) -> None:
         """A fresh adapter for the clip, with its snapshot at the end."""

@@ -118,7 +118,6 @@ def adapt(
         losses, snapshot = list(start.losses), start
 
     stops = {step for step in save_at if step < settings.num_steps} | {settings.num_steps}
-    transformer.train()
     _recompute_where_memory_is_short(transformer, conditioning, params)
     memory, began = PeakMemory(device), time.perf_counter()
     for step in range(len(losses), settings.num_steps):
@@ -141,7 +140,6 @@ def adapt(
             )
             yield snapshot
             began = time.perf_counter()
-    transformer.eval()
 
 
 def _recompute_where_memory_is_short(
