@@ -111,6 +111,13 @@ def test_gradients_are_those_of_each_alone(transformer, attention):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
+def test_adapters_on_layers_of_different_widths(transformer, transformer_inputs):
+    put_in_adapter(transformer, [f"{norm}.linear" for norm in ("norm1", "norm1_context", "norm", "norm_out")])
+    expected = transformer(**transformer_inputs).sample
+    transformer.fuse_projections()
+    torch.testing.assert_close(transformer(**transformer_inputs).sample, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_the_stack_stores_nothing_twice_and_is_not_saved(transformer, attention):
     names = set(transformer.state_dict())
     weights = [layer.weight.clone() for layer in layers_of(attention)]

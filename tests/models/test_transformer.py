@@ -41,6 +41,16 @@ def test_gradient_checkpointing_changes_nothing(transformer, transformer_inputs)
     assert all(torch.equal(plain[name], recomputed[name]) for name in plain)
 
 
+def test_modulation_may_be_computed_beforehand(transformer, transformer_inputs):
+    expected = transformer(**transformer_inputs).sample
+    timestep = transformer_inputs.pop("timestep").expand(1)
+    pooled_projections = transformer_inputs.pop("pooled_projections")
+    modulation = transformer.modulation(timestep, pooled_projections)
+    assert torch.equal(transformer(**transformer_inputs, modulation=modulation).sample, expected)
+    with pytest.raises(ValueError, match="timestep and pooled_projections, or modulation"):
+        transformer(**transformer_inputs, timestep=timestep)
+
+
 def test_batch_rows_are_independent(transformer, transformer_inputs):
     other = {
         name: torch.randn_like(value)
