@@ -199,7 +199,11 @@ def main() -> None:
     arguments = parser.parse_args()
     runs = []
     for number in range(arguments.repeats):
-        runs.append(run_demo(arguments.stages, arguments.set))
+        try:
+            runs.append(run_demo(arguments.stages, arguments.set))
+        except subprocess.CalledProcessError as error:
+            output = error.stdout.decode(errors="replace")
+            raise SystemExit(f"{output}\nerror: {' '.join(error.cmd)} failed") from error
         print(f"run {number + 1} of {arguments.repeats}: {runs[-1]['total']['wall']:.1f} s", flush=True)
     environment = describe_machine()
     print("\n" + "\n".join(f"{name}: {value}" for name, value in environment.items()) + "\n")
