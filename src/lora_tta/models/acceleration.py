@@ -6,6 +6,7 @@ another clip, rank or number of steps compiles anything again.
 """
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from itertools import zip_longest
 
 import torch
@@ -33,8 +34,19 @@ def accelerate(transformer: OpenSoraTransformer3DModel) -> None:
     is_power_of_2 = transformer.config.attention_head_dim.bit_count() == 1
     if is_power_of_2:
         transformer.set_qkv_heads(qkv_heads)
+    if _has_flash_attention():
+        from lora_tta.models.flash_attention import flash_attention
+
+        transformer.set_attention(flash_attention)
     compile_blocks(transformer)
     transformer.forward = GraphedForward(transformer)
+
+
+def _has_flash_attention() -> bool:
+    """Whether FlashAttention-4 is installed, an optional package, and the GPU is a Hopper one."""
+    # The older FlashAttention is a package of the same name, without `cute`.
+    is_installed = find_spec("flash_attn") is not None and find_spec("flash_attn.cute") is not None
+    return is_installed and torch.cuda.get_device_capability()[0] == 9
 
 
 def compile_blocks(

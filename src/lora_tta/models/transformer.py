@@ -31,6 +31,7 @@ NORM_EPS = 1e-6
 RotaryEmbedding = tuple[Tensor, Tensor]
 QKV = tuple[Tensor, Tensor, Tensor]
 QKVHeads = Callable[[list[Projected], list[Tensor], RotaryEmbedding], QKV]
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class OpenSoraRotaryPosEmbed(nn.Module):
@@ -123,6 +124,8 @@ class OpenSoraSelfAttention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
         self.to_qkv: StackedLinears | None = None
         self.qkv_heads: QKVHeads = qkv_heads
+        # diffusers' active backend, PyTorch's own by default.
+        self.attention: Attention = dispatch_attention_fn
 
     def fuse_projections(self) -> None:
         """Compute queries, keys and values in one product from now on."""
@@ -139,8 +142,7 @@ class OpenSoraSelfAttention(nn.Module):
         return [self.norm_q.weight, self.norm_k.weight]
 
     def _attend(self, streams: list[Projected], rotary_emb: RotaryEmbedding) -> Tensor:
-        """Scaled dot-product attention by diffusers' active backend (PyTorch's own by default)."""
-        return dispatch_attention_fn(*self.qkv_heads(streams, self._norms(), rotary_emb)).flatten(2)
+        return self.attention(*self.qkv_heads(streams, self._norms(), rotary_emb)).flatten(2)
 
 
 class OpenSoraJointAttention(OpenSoraSelfAttention):
@@ -405,6 +407,11 @@ class OpenSoraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         """Compute what :func:`qkv_heads` does in another way."""
         for block in (*self.transformer_blocks, *self.single_transformer_blocks):
             block.attn.qkv_heads = function
+
+    def set_attention(self, function: Attention) -> None:
+        """Compute scaled dot-product attention, of three tensors (B, S, H, D), in another way."""
+        for block in (*self.transformer_blocks, *self.single_transformer_blocks):
+            block.attn.attention = function
 
     def _run_block(self, block: nn.Module, *args: Tensor | RotaryEmbedding) -> Tensor | tuple[Tensor, Tensor]:
         if torch.is_grad_enabled() and self.gradient_checkpointing:
