@@ -92,6 +92,19 @@ def test_graphs_make_room_for_one_that_does_not_fit_beside_them(monkeypatch):
     assert len(forward.replays) == 1
 
 
+def test_without_graphs_to_give_up_a_lack_of_memory_is_reported():
+    forward = GraphedForward(build_transformer())
+    attempts = []
+
+    def work():
+        attempts.append(len(attempts))
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(torch.OutOfMemoryError):
+        forward.with_room(work)
+    assert len(attempts) == 1
+
+
 @gpu
 @pytest.mark.usefixtures("_fresh_compiler")
 def test_the_accelerated_model_predicts_and_learns_like_the_plain_one(params):

@@ -93,6 +93,6 @@ def test_a_model_takes_another_attention_for_all_blocks():
     }
     with torch.no_grad():
         expected = transformer(**inputs).sample
-        transformer.set_attention(attention)
+        transformer.compute_by(attention=attention)
         torch.testing.assert_close(transformer(**inputs).sample, expected)
     assert calls == [(1, 9, 2, 32)] * 2

@@ -7,6 +7,9 @@ from PIL import Image
 
 import lora_tta
 from lora_tta.models import OpenSoraContinuationPipeline
+from lora_tta.models import pipeline as pipeline_module
+from lora_tta.models.acceleration import GraphedForward
+from lora_tta.models.frames import decode_latents
 
 FAST = {"num_inference_steps": 2, "output_type": "latent"}
 
@@ -136,6 +139,23 @@ def test_output_types_show_the_same_video(pipeline, embeddings):
     assert len(images) == 5
     assert isinstance(images[0], Image.Image)
     np.testing.assert_allclose(np.asarray(images[0]) / 255, array[0, 0], atol=0.5 / 255 + 1e-6)
+
+
+def test_decoding_takes_the_memory_of_graphs_where_it_needs_it(pipeline, embeddings, monkeypatch):
+    reference = torch.randn(1, 16, 9, 4, 6)
+    settings = FAST | embeddings | {"reference_latents": reference, "num_frames": 41, "output_type": "pt"}
+    expected = pipeline(**settings, generator=torch.Generator().manual_seed(0)).frames
+    forward = pipeline.transformer.forward = GraphedForward(pipeline.transformer)
+    forward.replays["captured before"] = lambda: None
+
+    def decode_if_there_is_room(vae, latents):
+        if forward.replays:
+            raise torch.OutOfMemoryError
+        return decode_latents(vae, latents)
+
+    monkeypatch.setattr(pipeline_module, "decode_latents", decode_if_there_is_room)
+    frames = pipeline(**settings, generator=torch.Generator().manual_seed(0)).frames
+    assert torch.equal(frames, expected)
 
 
 def test_unneeded_branches_are_not_run(embeddings_only_pipeline, embeddings, mmdit_io):

@@ -135,7 +135,7 @@ def test_a_compiled_model_predicts_and_learns_the_same_for_every_rank(kernel):
     expected = {rank: prediction_and_gradients(rank) for rank in (4, 8)}
     counter = CompileCounterWithBackend("aot_eager")
     transformer.fuse_projections()
-    transformer.set_qkv_heads(kernel.qkv_heads)
+    transformer.compute_by(qkv_heads=kernel.qkv_heads)
     compile_blocks(transformer, backend=counter)
     for rank in (4, 8):
         for result, other in zip(prediction_and_gradients(rank), expected[rank], strict=True):

@@ -8,6 +8,7 @@ another clip, rank or number of steps compiles anything again.
 from collections.abc import Callable
 from importlib.util import find_spec
 from itertools import zip_longest
+from typing import TypeVar
 
 import torch
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
@@ -24,6 +25,8 @@ MAX_GRAPH_TOKENS = 16_384
 # compilation for each input shape, once on a machine; in a training step they save less than 1 %.
 INFERENCE_COMPILATION = {"coordinate_descent_tuning": True}
 
+Result = TypeVar("Result")
+
 
 def accelerate(transformer: OpenSoraTransformer3DModel) -> None:
     """Make a transformer on a GPU faster; its weights must stay on their device and in their dtype then."""
@@ -33,11 +36,11 @@ def accelerate(transformer: OpenSoraTransformer3DModel) -> None:
     transformer.fuse_projections()
     is_power_of_2 = transformer.config.attention_head_dim.bit_count() == 1
     if is_power_of_2:
-        transformer.set_qkv_heads(qkv_heads)
+        transformer.compute_by(qkv_heads=qkv_heads)
     if _has_flash_attention():
         from lora_tta.models.flash_attention import flash_attention
 
-        transformer.set_attention(flash_attention)
+        transformer.compute_by(attention=flash_attention)
     compile_blocks(transformer)
     transformer.forward = GraphedForward(transformer)
 
@@ -104,6 +107,18 @@ class GraphedForward:
         sample = self._replay(given)
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 
+    def with_room(self, work: Callable[[], Result]) -> Result:
+        """The result of work on the GPU, tried once more without the graphs where they leave no room."""
+        try:
+            return work()
+        except torch.OutOfMemoryError:
+            if not self.replays:
+                raise
+        # Not in the handler: the exception keeps alive what the failed attempt had allocated.
+        self.replays.clear()
+        torch.cuda.empty_cache()
+        return work()
+
     def _look_at_structure(self) -> None:
         """Walk through the modules, which is slow, once for every adapter that is put in or taken out."""
         mark_rank_dynamic(self._transformer)
@@ -130,13 +145,7 @@ class GraphedForward:
             # Graphs of other weights would read memory that is no longer theirs.
             self.replays = {held: replay for held, replay in self.replays.items() if held[0] == weights}
             call = _Call(self._transformer, self._forward, tuple(inputs)).train(self._transformer.training)
-            try:
-                self.replays[key] = _capture(call, inputs)
-            except torch.OutOfMemoryError:
-                # The graphs of training and of sampling each hold memory that the other could do with.
-                self.replays.clear()
-                torch.cuda.empty_cache()
-                self.replays[key] = _capture(call, inputs)
+            self.replays[key] = self.with_room(lambda: _capture(call, inputs))
         return self.replays[key](*inputs.values())
 
     def _mode(self) -> tuple:

@@ -5,6 +5,7 @@ Reference: Open-Sora 2.0, https://arxiv.org/abs/2503.09642.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, PreTrainedTokenizerBase, T5EncoderModel
 
+from lora_tta.models.acceleration import GraphedForward
 from lora_tta.models.frames import (
     Video,
     decode_latents,
@@ -325,9 +327,14 @@ class OpenSoraContinuationPipeline(DiffusionPipeline):
         if output_type == "latent":
             output = latents
         else:
-            output = self.video_processor.postprocess_video(decode_latents(self.vae, latents), output_type)
+            output = self.video_processor.postprocess_video(self._decode(latents), output_type)
         self.maybe_free_model_hooks()
         return OpenSoraPipelineOutput(frames=output) if return_dict else (output,)
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        """See :func:`decode_latents`; graphs of training and sampling may keep memory that this needs."""
+        forward, decode = self.transformer.forward, partial(decode_latents, self.vae, latents)
+        return forward.with_room(decode) if isinstance(forward, GraphedForward) else decode()
 
     def _check_inputs(
         self,

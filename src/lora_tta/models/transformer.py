@@ -403,15 +403,16 @@ class OpenSoraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             block.attn.fuse_projections()
         self.to_modulation = StackedLinears(self._modulation_layers())
 
-    def set_qkv_heads(self, function: QKVHeads) -> None:
-        """Compute what :func:`qkv_heads` does in another way."""
-        for block in (*self.transformer_blocks, *self.single_transformer_blocks):
-            block.attn.qkv_heads = function
+    def compute_by(self, *, qkv_heads: QKVHeads | None = None, attention: Attention | None = None) -> None:
+        """Compute parts of all blocks by other functions, which give the same.
 
-    def set_attention(self, function: Attention) -> None:
-        """Compute scaled dot-product attention, of three tensors (B, S, H, D), in another way."""
+        Args:
+            qkv_heads: instead of :func:`qkv_heads`.
+            attention: scaled dot-product attention of three tensors (B, S, H, D), instead of diffusers'.
+        """
         for block in (*self.transformer_blocks, *self.single_transformer_blocks):
-            block.attn.attention = function
+            block.attn.qkv_heads = qkv_heads or block.attn.qkv_heads
+            block.attn.attention = attention or block.attn.attention
 
     def _run_block(self, block: nn.Module, *args: Tensor | RotaryEmbedding) -> Tensor | tuple[Tensor, Tensor]:
         if torch.is_grad_enabled() and self.gradient_checkpointing:
