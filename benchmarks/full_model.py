@@ -40,6 +40,7 @@ from lora_tta.errors import UserError
 from lora_tta.models import OpenSoraContinuationPipeline, OpenSoraTransformer3DModel
 from lora_tta.models.acceleration import accelerate
 from lora_tta.models.frames import decode_latents, encode_video
+from lora_tta.peak_memory import PeakMemory
 
 # Seconds of the published code at 192x336 on an H200 whose bf16 matrix products ran at 790 TFLOP/s.
 PUBLISHED_SIZE = (192, 336)
@@ -110,7 +111,7 @@ class Measurements:
         self.rows.append(row)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(self.device)
+        memory = PeakMemory(self.device)
         try:
             row["first run"] = time_once(warm_up, self.device)
             row |= asdict(measure())
@@ -118,7 +119,7 @@ class Measurements:
             row["error"] = "out of memory"
         else:
             if self.device.type == "cuda":
-                row["peak GiB"] = torch.cuda.max_memory_allocated(self.device) / 2**30
+                row["peak GiB"] = memory.bytes() / 2**30
             if name in self.flops:
                 row["TFLOP/s"] = self.flops[name] / row["median"] / 1e12
             if name in self.published:

@@ -1,0 +1,39 @@
+"""Peak memory of a piece of work."""
+
+import pytest
+import torch
+
+from lora_tta.peak_memory import PeakMemory
+
+MIB = 2**20
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def test_on_the_cpu_it_is_the_process_s_largest_size():
+    memory = PeakMemory(torch.device("cpu"))
+    before = memory.bytes()
+    size = before + 200 * MIB
+    block = torch.ones(size, dtype=torch.uint8)
+    assert memory.bytes() >= size
+    del block
+    assert memory.bytes() >= size
+
+
+@gpu
+def test_a_freed_tensor_counts():
+    memory = PeakMemory(torch.device("cuda"))
+    torch.empty(300 * MIB, dtype=torch.uint8, device="cuda")
+    assert memory.bytes() >= 300 * MIB
+
+
+@gpu
+def test_the_memory_that_a_replay_uses_counts():
+    data = torch.ones(100 * MIB, device="cuda", dtype=torch.uint8)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = (data + 1 + 1).sum()
+    memory = PeakMemory(torch.device("cuda"))
+    graph.replay()
+    assert result.item() == 3 * len(data)
+    assert memory.bytes() >= 300 * MIB
+    assert torch.cuda.max_memory_allocated() < 300 * MIB
