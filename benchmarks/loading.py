@@ -9,7 +9,10 @@ Writes a pipeline folder of random weights (24 GB) first. Run from the repositor
 import argparse
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread
 
 import torch
 from diffusers import AutoencoderKLHunyuanVideo, FlowMatchEulerDiscreteScheduler
@@ -19,6 +22,7 @@ from lora_tta.models import OpenSoraContinuationPipeline, OpenSoraTransformer3DM
 from lora_tta.models.loading import load_pipeline
 
 READ_BYTES = 16 * 2**20
+SAMPLING_SECONDS = 0.02
 
 
 def write_checkpoint(folder: Path, device: torch.device, tiny: bool) -> None:
@@ -56,6 +60,25 @@ def private_memory() -> int:
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon"))
 
 
+@contextmanager
+def sampled_private_memory() -> Iterator[list[int]]:
+    """Private memory at the start, every 20 ms meanwhile, and at the end."""
+    samples, done = [private_memory()], Event()
+
+    def sample() -> None:
+        while not done.wait(SAMPLING_SECONDS):
+            samples.append(private_memory())
+
+    sampler = Thread(target=sample)
+    sampler.start()
+    try:
+        yield samples
+    finally:
+        done.set()
+        sampler.join()
+        samples.append(private_memory())
+
+
 def main() -> None:
     """Write, read and load the checkpoint, with and without the system's cache of the files."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -69,24 +92,22 @@ def main() -> None:
     files = sorted(arguments.folder.rglob("*.safetensors"))
     size = sum(path.stat().st_size for path in files)
     print(f"{size / 1e9:.3g} GB in {len(files)} files; {device}, torch {torch.__version__}")
-    print(f"{'':<28}{'seconds':>10}{'GB/s':>8}{'private host memory, GB':>26}")
+    print(f"{'':<28}{'seconds':>10}{'GB/s':>8}{'private host memory, GB: most':>32}{'at the end':>12}")
     for state in ("from disk", "from the page cache"):
         for work in ("reading", "loading"):
             if state == "from disk":
                 drop_from_page_cache(files)
-            before = private_memory()
-            if work == "reading":
-                seconds = read_seconds(files)
-            else:
-                start = time.perf_counter()
-                pipeline = load_pipeline(arguments.folder, device)
-                synchronize(device)
-                seconds = time.perf_counter() - start
-            added = (private_memory() - before) / 1e9
-            print(
-                f"{work + ' ' + state:<28}{seconds:>10.2f}{size / seconds / 1e9:>8.2f}{added:>26.2f}",
-                flush=True,
-            )
+            with sampled_private_memory() as samples:
+                if work == "reading":
+                    seconds = read_seconds(files)
+                else:
+                    start = time.perf_counter()
+                    pipeline = load_pipeline(arguments.folder, device)
+                    synchronize(device)
+                    seconds = time.perf_counter() - start
+            most, last = ((value - samples[0]) / 1e9 for value in (max(samples), samples[-1]))
+            speed = f"{seconds:>10.2f}{size / seconds / 1e9:>8.2f}"
+            print(f"{work + ' ' + state:<28}{speed}{most:>32.2f}{last:>12.2f}", flush=True)
             if work == "loading":
                 del pipeline
 

@@ -1,7 +1,8 @@
 """Accuracy of the accelerated full-size model: its errors against float32, beside those of plain bfloat16.
 
-The reference holds the same weights, rounded to bfloat16, in float32, so every difference comes from the
-arithmetic. Needs a GPU of 100 GB. Run from the repository root:
+The reference is the same model, with its weights rounded to bfloat16, computed in float32, so every
+difference comes from the arithmetic. It comes first, since both do not fit on a GPU of 80 GB. Run from the
+repository root:
 
     python benchmarks/precision.py
     python benchmarks/precision.py --tiny                          # smoke test of this script
@@ -10,6 +11,7 @@ arithmetic. Needs a GPU of 100 GB. Run from the repository root:
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from random_model import (
@@ -43,47 +45,56 @@ def projection(value: Tensor, reference: Tensor) -> float:
     return (value.flatten() @ reference.flatten() / reference.square().sum()).item()
 
 
-def build_pair(sizes: dict, device: torch.device) -> tuple[nn.Module, nn.Module]:
-    """The model in bfloat16 and its reference in float32."""
+@dataclass(frozen=True)
+class Exact:
+    """What float32 arithmetic gives for an adapter.
+
+    Attributes:
+        velocity: the prediction.
+        gradient: of all adapter weights at one step, flat.
+        left_by_merging: how much of the adapter's effect survives that the sum with a weight is rounded to
+            bfloat16, with nothing but that rounding counted.
+    """
+
+    velocity: Tensor
+    gradient: Tensor
+    left_by_merging: float
+
+
+def build(sizes: dict, device: torch.device) -> nn.Module:
+    """The model in bfloat16."""
     model = build_model(OpenSoraTransformer3DModel, sizes, device, torch.bfloat16)
     # PyTorch's default initialisation shrinks its input by 3 ** 0.5 in every layer; a trained model doesn't.
     for weight in model.parameters():
         if weight.ndim == 2:
             weight.data *= 3**0.5
-    reference = build_model(OpenSoraTransformer3DModel, sizes, device, torch.float32)
-    reference.load_state_dict(model.state_dict())
-    return model, reference
+    return model
 
 
-def put_in_same_adapter(models: tuple[nn.Module, nn.Module], spread: float, seed: int) -> None:
-    """An adapter whose B is normal with standard deviation `spread`, the same in both models."""
-    params = load_params().adaptation
+@torch.no_grad()
+def put_in_adapter(model: nn.Module, spread: float, seed: int) -> None:
+    """An adapter whose B is normal with standard deviation `spread`; its weights are those of bfloat16."""
     generator = torch.Generator().manual_seed(seed)
-    for model in models:
-        fresh_adapter(model, RANK, params, seed)
-    with torch.no_grad():
-        for layer, reference in zip(*map(adapter_layers, models), strict=True):
-            for part in ("lora_A", "lora_B"):
-                (weight,) = getattr(layer, part).parameters()
-                if part == "lora_B":
-                    weight.copy_(spread * torch.randn(weight.shape, generator=generator))
-                (other,) = getattr(reference, part).parameters()
-                other.copy_(weight)
+    for weight in fresh_adapter(model, RANK, load_params().adaptation, seed):
+        weight.copy_(weight.bfloat16())
+    for layer in adapter_layers(model):
+        (weight,) = layer.lora_B.parameters()
+        weight.copy_((spread * torch.randn(weight.shape, generator=generator)).bfloat16())
 
 
 @contextmanager
 def merged_adapter(transformer: OpenSoraTransformer3DModel) -> Iterator[None]:
-    """Add the adapter to the weights for a while; afterwards they are bit for bit what they were."""
-    layers = adapter_layers(transformer)
-    weights = [layer.get_base_layer().weight.detach() for layer in layers]
-    originals = [weight.clone() for weight in weights]
+    """Add the adapter to the weights, in bfloat16, for a while; afterwards they are bit for bit as before."""
+    layers, dtype = adapter_layers(transformer), transformer.dtype
+    originals = [layer.get_base_layer().weight.to(torch.bfloat16, copy=True) for layer in layers]
     try:
         for layer in layers:
-            layer.merge()
+            layer.to(torch.bfloat16).merge()
+            layer.to(dtype)
         yield
     finally:
-        for layer, weight, original in zip(layers, weights, originals, strict=True):
-            weight.copy_(original)
+        for layer, original in zip(layers, originals, strict=True):
+            layer.get_base_layer().weight.detach().copy_(original)
             layer.merged_adapters.clear()
 
 
@@ -106,26 +117,23 @@ def velocity(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     return model(**inputs).sample.float()
 
 
-@torch.no_grad()
-def share_left_by_merging(
-    models: tuple[nn.Module, nn.Module], inputs: dict[str, Tensor], base: Tensor, exact: Tensor
-) -> float:
-    """How much of the adapter's effect survives that the sum with a weight is rounded to bfloat16.
-
-    In float32 arithmetic, so that nothing but that rounding counts.
-    """
-    model, reference = models
-    weights = [layer.get_base_layer().weight for layer in adapter_layers(reference)]
-    originals = [weight.clone() for weight in weights]
-    with merged_adapter(model):
-        for weight, layer in zip(weights, adapter_layers(model), strict=True):
-            weight.copy_(layer.get_base_layer().weight)
-    reference.disable_adapters()
-    effect = projection(velocity(reference, inputs) - base, exact - base)
-    reference.enable_adapters()
-    for weight, original in zip(weights, originals, strict=True):
-        weight.copy_(original)
-    return effect
+def compute_exactly(
+    model: nn.Module, inputs: dict[str, Tensor], objective: FlowMatchingObjective
+) -> dict[float, Exact]:
+    """The reference for each spread, by a model in float32."""
+    model.enable_gradient_checkpointing()
+    base = velocity(model, inputs)
+    references = {}
+    for spread in SPREADS:
+        put_in_adapter(model, spread, seed=1)
+        exact = velocity(model, inputs)
+        gradient = lora_gradient(model, objective)
+        with merged_adapter(model):
+            left = projection(velocity(model, inputs) - base, exact - base)
+        references[spread] = Exact(exact, gradient, left)
+    remove_adapter(model)
+    model.disable_gradient_checkpointing()
+    return references
 
 
 def main() -> None:
@@ -135,7 +143,7 @@ def main() -> None:
     tiny = parser.parse_args().tiny
     device = torch.device("cpu" if tiny else "cuda")
     torch.manual_seed(0)
-    model, reference = models = build_pair(TINY_TRANSFORMER if tiny else {}, device)
+    model = build(TINY_TRANSFORMER if tiny else {}, device)
     height, width, text_length = (32, 48, 16) if tiny else (192, 336, 512)
     latents = torch.randn(1, 16, 17, height // 8, width // 8, device=device)
     inputs = transformer_inputs(model, latents, text_length)
@@ -144,7 +152,8 @@ def main() -> None:
         FlowMatchingObjective(conditioning.to(device, dtype), load_params().adaptation, seed=0)
         for dtype in (torch.bfloat16, torch.float32)
     )
-    base = velocity(reference, inputs)
+    references = compute_exactly(model.float(), inputs, exact_objective)
+    model.bfloat16()
 
     print(f"{'CPU' if tiny else torch.cuda.get_device_name()}, torch {torch.__version__}; relative errors")
     print(f"{'':<20}{'spread of B':>16}{'velocity':>12}{'merged':>12}{'gradient':>12}{'effect left':>16}")
@@ -154,16 +163,14 @@ def main() -> None:
                 continue
             remove_adapter(model)
             accelerate(model)
-        for spread in SPREADS:
-            put_in_same_adapter(models, spread, seed=1)
-            exact = velocity(reference, inputs)
-            unmerged_error = relative_error(velocity(model, inputs), exact)
+        for spread, exact in references.items():
+            put_in_adapter(model, spread, seed=1)
+            unmerged_error = relative_error(velocity(model, inputs), exact.velocity)
             with merged_adapter(model):
-                merged_error = relative_error(velocity(model, inputs), exact)
-            gradients = lora_gradient(model, objective), lora_gradient(reference, exact_objective)
-            left = share_left_by_merging(models, inputs, base, exact)
-            errors = f"{unmerged_error:>12.3e}{merged_error:>12.3e}{relative_error(*gradients):>12.3e}"
-            print(f"{version:<20}{spread:>16.0e}{errors}{left:>16.3f}", flush=True)
+                merged_error = relative_error(velocity(model, inputs), exact.velocity)
+            gradient_error = relative_error(lora_gradient(model, objective), exact.gradient)
+            errors = f"{unmerged_error:>12.3e}{merged_error:>12.3e}{gradient_error:>12.3e}"
+            print(f"{version:<20}{spread:>16.0e}{errors}{exact.left_by_merging:>16.3f}", flush=True)
 
 
 if __name__ == "__main__":
