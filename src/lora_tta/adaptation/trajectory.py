@@ -105,7 +105,7 @@ def adapt(
         parameters,
         lr=settings.learning_rate,
         weight_decay=params.weight_decay,
-        fused=device.type == "cuda",
+        fused=True,
     )
     schedule = get_constant_schedule_with_warmup(optimizer, params.warmup_steps)
     objective = FlowMatchingObjective(conditioning, params, seed)
@@ -149,7 +149,10 @@ def _recompute_where_memory_is_short(
     latents = conditioning.reference_latents
     num_tokens = latents[:, 0].numel() // PATCH_SIZE**2 + conditioning.prompt_embeds[..., 0].numel()
     needed = activation_bytes(transformer, num_tokens, mlp_adapters="mlp" in params.targets)
-    if needed > available_memory(latents.device):
+    is_short = needed > available_memory(latents.device)
+    if is_short == transformer.gradient_checkpointing:
+        return  # The switch walks through all modules, while the GPU waits.
+    if is_short:
         transformer.enable_gradient_checkpointing()
     else:
         transformer.disable_gradient_checkpointing()

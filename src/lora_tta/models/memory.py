@@ -49,7 +49,8 @@ def activation_bytes(transformer: OpenSoraTransformer3DModel, num_tokens: int, m
     num_blocks = config.num_layers + config.num_single_layers
     width = config.num_attention_heads * config.attention_head_dim
     widths_per_token = KEPT_WIDTHS + (KEPT_WIDTHS_FOR_MLP_ADAPTERS if mlp_adapters else 0)
-    return num_blocks * num_tokens * width * widths_per_token * transformer.dtype.itemsize
+    dtype = transformer.proj_out.weight.dtype
+    return num_blocks * num_tokens * width * widths_per_token * dtype.itemsize
 
 
 def require_memory(num_parameters: int, dtype: torch.dtype, device: torch.device | str, what: str) -> None:
