@@ -1,4 +1,4 @@
-from lora_tta.experiment.fingerprint import derive_seed, digest, folder_sha256
+from lora_tta.experiment.fingerprint import code_version, derive_seed, digest, folder_sha256
 
 
 def test_a_digest_is_of_the_content_not_of_its_order():
@@ -21,3 +21,16 @@ def test_seeds_differ_by_name_and_by_seed_and_fit_31_bits():
     assert len(seeds) == 6
     assert all(0 <= seed < 2**31 for seed in seeds)
     assert derive_seed(0, "clip_a") == derive_seed(0, "clip_a")
+
+
+def test_an_optional_library_counts_where_it_is_installed(tmp_path, monkeypatch):
+    compute = code_version.__wrapped__
+    hashes = [compute()]
+    for release in ("4.0.0", "4.0.1"):
+        folder = tmp_path / release
+        metadata = folder / f"flash_attn_4-{release}.dist-info" / "METADATA"
+        metadata.parent.mkdir(parents=True)
+        metadata.write_text(f"Metadata-Version: 2.1\nName: flash-attn-4\nVersion: {release}\n")
+        monkeypatch.syspath_prepend(folder)
+        hashes.append(compute())
+    assert len(set(hashes)) == 3

@@ -3,8 +3,9 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import lora_tta
@@ -12,6 +13,7 @@ import lora_tta
 # A change in any of these can change an adapter, a video or a metric.
 CODE_FOLDERS = ("data", "models", "adaptation", "generation", "evaluation")
 LIBRARIES = ("torch", "diffusers", "peft", "transformers")
+OPTIONAL_LIBRARIES = ("flash-attn-4",)
 
 
 def digest(key: Mapping) -> str:
@@ -46,7 +48,15 @@ def code_version() -> str:
         for folder in CODE_FOLDERS
         for path in sorted((package / folder).rglob("*.py"))
     }
-    return digest(sources | {name: version(name) for name in LIBRARIES})
+    return digest(sources | {name: version(name) for name in LIBRARIES} | _optional_versions())
+
+
+def _optional_versions() -> dict[str, str]:
+    versions = {}
+    for name in OPTIONAL_LIBRARIES:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def derive_seed(seed: int, name: str) -> int:
