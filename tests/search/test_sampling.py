@@ -1,3 +1,5 @@
+import itertools
+
 import optuna
 import pytest
 
@@ -36,6 +38,25 @@ def test_the_grid_is_walked_in_the_order_of_the_space(with_search):
 def test_a_space_that_is_used_up_is_an_error(with_search):
     with pytest.raises(RuntimeError, match="every point"):
         points(with_search(sampler="random").search, 13)
+
+
+def test_half_a_point_is_completed_to_one_that_no_trial_has(with_search):
+    search = with_search(sampler="random").search
+    space = search.space.model_dump()
+    study = optuna.create_study(sampler=build_sampler(search, seed=0))
+    half = study.ask()
+    rank = half.suggest_categorical("rank", space["rank"])
+    *taken, free = itertools.product(space["learning_rate"], space["num_steps"])
+    for learning_rate, num_steps in taken:
+        point = {"rank": rank, "learning_rate": learning_rate, "num_steps": num_steps}
+        study.enqueue_trial(point)
+        other = study.ask()
+        for name, choices in space.items():
+            other.suggest_categorical(name, choices)
+    study.sampler = build_sampler(search, seed=1)
+    completed = optuna.Trial(study, half._trial_id)
+    point = [completed.suggest_categorical(name, choices) for name, choices in space.items()]
+    assert point == [rank, *free]
 
 
 @pytest.mark.parametrize("name", PRUNERS)

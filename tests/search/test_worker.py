@@ -10,8 +10,9 @@ import pytest
 from optuna.trial import TrialState
 
 from lora_tta.search.launch import run_local_workers
+from lora_tta.search.sampling import build_sampler
 from lora_tta.search.study import settings_of
-from lora_tta.search.worker import run_worker
+from lora_tta.search.worker import WORKER_ATTRIBUTE, run_worker
 
 
 def test_a_worker_finishes_the_study_and_logs_every_trial_once(search_in):
@@ -62,6 +63,20 @@ def test_a_living_workers_trial_is_left_alone_and_a_dead_ones_is_taken_over(sear
         taken_over = second._claim()
     assert taken_over.number == claimed.number
     assert taken_over.params == claimed.params
+
+
+def test_a_trial_of_a_worker_that_died_while_claiming_it_is_finished_first(search_in):
+    search = search_in("study")
+    expected = search_in("undisturbed").worker()._claim()
+    victim, survivor = search.worker(), search.worker()
+    with victim._heartbeat, survivor._heartbeat:
+        victim.study.sampler = build_sampler(search.params.search, seed=0)
+        half_claimed = victim.study.ask()
+        half_claimed.set_user_attr(WORKER_ATTRIBUTE, victim._heartbeat.worker_id)
+        half_claimed.suggest_categorical("rank", search.params.search.space.rank)
+        claimed = survivor._claim()
+    assert claimed.number == half_claimed.number
+    assert claimed.params == expected.params
 
 
 def test_a_pruner_stops_a_hopeless_trial(search_in):

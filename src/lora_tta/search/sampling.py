@@ -70,12 +70,13 @@ class DistinctPoints(BaseSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """A point that no other trial has."""
+        """A point that no other trial has, and with what the trial itself may have of one already."""
         taken = [other.params for other in study.get_trials(deepcopy=False, states=OPEN_STATES)]
         free = [
             point
             for values in itertools.product(*self._space.values())
             if (point := dict(zip(self._space, values, strict=True))) not in taken
+            and trial.params.items() <= point.items()
         ]
         if not free:
             raise RuntimeError("every point of the search space has been tried")

@@ -94,10 +94,13 @@ class Worker:
         """A trial that a dead worker left, or a new one if the study needs more, or None."""
         with self._lock:
             running = self._trials(TrialState.RUNNING)
+            # Whoever holds the lock claims a whole point: half a one was left by a worker that died over it,
+            # and would not count as taken.
             orphans = [
                 trial
                 for trial in running
-                if not self._heartbeat.is_alive(trial.user_attrs.get(WORKER_ATTRIBUTE))
+                if not _has_point(trial)
+                or not self._heartbeat.is_alive(trial.user_attrs.get(WORKER_ATTRIBUTE))
             ]
             if not orphans and len(running) + len(self._trials(*FINISHED_STATES)) >= self.search.num_finished:
                 return None
@@ -170,7 +173,7 @@ class Worker:
         return any(
             self.runner.try_run(clip, settings_of(trial))
             for trial in self._trials(TrialState.RUNNING)
-            if len(trial.params) == len(SearchSpace.model_fields)
+            if _has_point(trial)
             for clip in reversed(self.clips)
         )
 
@@ -188,6 +191,10 @@ class Worker:
                     f"search: {item.metric} cannot be measured with evaluation.lpips: "
                     f"{self.params.evaluation.lpips}; choose one of {', '.join(measured)}"
                 )
+
+
+def _has_point(trial: FrozenTrial) -> bool:
+    return len(trial.params) == len(SearchSpace.model_fields)
 
 
 def run_worker(params: Params, folders: SearchFolders, clips: Sequence[Clip], index: int = 0) -> None:
