@@ -40,7 +40,8 @@ def test_a_space_that_is_used_up_is_an_error(with_search):
         points(with_search(sampler="random").search, 13)
 
 
-def test_half_a_point_is_completed_to_one_that_no_trial_has(with_search):
+@pytest.mark.parametrize("seed", range(4))
+def test_half_a_point_is_completed_to_one_that_no_trial_has(with_search, seed):
     search = with_search(sampler="random").search
     space = search.space.model_dump()
     study = optuna.create_study(sampler=build_sampler(search, seed=0))
@@ -53,7 +54,7 @@ def test_half_a_point_is_completed_to_one_that_no_trial_has(with_search):
         other = study.ask()
         for name, choices in space.items():
             other.suggest_categorical(name, choices)
-    study.sampler = build_sampler(search, seed=1)
+    study.sampler = build_sampler(search, seed)
     completed = optuna.Trial(study, half._trial_id)
     point = [completed.suggest_categorical(name, choices) for name, choices in space.items()]
     assert point == [rank, *free]
