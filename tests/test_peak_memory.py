@@ -10,7 +10,7 @@ MIB = 2**20
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
-def test_on_the_cpu_it_is_the_process_s_largest_size():
+def test_on_the_cpu_it_is_the_largest_size_of_the_process():
     memory, process = PeakMemory(torch.device("cpu")), psutil.Process()
     block = torch.ones(50 * MIB, dtype=torch.uint8)
     with_block = process.memory_info().rss

@@ -51,6 +51,24 @@ def test_modulation_may_be_computed_beforehand(transformer, transformer_inputs):
         transformer(**transformer_inputs, timestep=timestep)
 
 
+def test_all_blocks_take_another_attention(transformer, transformer_inputs):
+    calls = []
+
+    def attention(*heads: torch.Tensor) -> torch.Tensor:
+        calls.append(heads)
+        query, key, value = (part.double().transpose(1, 2) for part in heads)
+        attended = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+        return attended.transpose(1, 2).to(heads[0].dtype)
+
+    expected = transformer(**transformer_inputs).sample
+    transformer.compute_by(attention=attention)
+    torch.testing.assert_close(transformer(**transformer_inputs).sample, expected)
+    num_blocks = len(transformer.transformer_blocks) + len(transformer.single_transformer_blocks)
+    num_tokens = sum(transformer_inputs[name].shape[1] for name in ("encoder_hidden_states", "hidden_states"))
+    num_heads, head_dim = transformer.config.num_attention_heads, transformer.config.attention_head_dim
+    assert [query.shape for query, _, _ in calls] == [(1, num_tokens, num_heads, head_dim)] * num_blocks
+
+
 def test_batch_rows_are_independent(transformer, transformer_inputs):
     other = {
         name: torch.randn_like(value)
