@@ -31,8 +31,8 @@ def test_the_memory_that_a_replay_uses_counts():
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         result = (data + 1 + 1).sum()
-    memory = PeakMemory(torch.device("cuda"))
+    memory, before = PeakMemory(torch.device("cuda")), torch.cuda.memory_allocated()
     graph.replay()
     assert result.item() == 3 * len(data)
-    assert memory.bytes() >= 300 * MIB
-    assert torch.cuda.max_memory_allocated() < 300 * MIB
+    assert memory.bytes() >= before + 200 * MIB
+    assert torch.cuda.max_memory_allocated() < before + 100 * MIB

@@ -1,5 +1,7 @@
 """Compiled blocks and CUDA graphs: nothing is compiled or captured twice, and results stay what they were."""
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 from torch import Tensor
@@ -8,7 +10,13 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from lora_tta.adaptation.lora import fresh_adapter, remove_adapter
 from lora_tta.config import AdaptationParams, load_params
 from lora_tta.models import OpenSoraTransformer3DModel, acceleration
-from lora_tta.models.acceleration import GraphedForward, accelerate, compile_blocks, mark_rank_dynamic
+from lora_tta.models.acceleration import (
+    GraphedForward,
+    accelerate,
+    compile_blocks,
+    has_hopper_kernels,
+    mark_rank_dynamic,
+)
 from lora_tta.models.lora_targets import adapter_layers
 
 SIZES = {
@@ -52,7 +60,7 @@ def random_inputs(batch: int, device: str = "cpu", seed: int = 0) -> dict[str, T
 
 
 @pytest.mark.usefixtures("_fresh_compiler")
-def test_two_compiled_blocks_serve_every_layer_reset_and_rank(params):
+def test_blocks_compiled_once_serve_every_layer_reset_and_rank(params):
     counter = CompileCounterWithBackend("aot_eager")
     transformer = build_transformer()
     transformer.fuse_projections()
@@ -62,7 +70,15 @@ def test_two_compiled_blocks_serve_every_layer_reset_and_rank(params):
         mark_rank_dynamic(transformer)
         for step in range(2):
             transformer(**random_inputs(1, seed=step)).sample.square().mean().backward()
-    assert counter.frame_count == 2
+    first_and_other_double_blocks, last_and_other_single_blocks = 2, 2
+    assert counter.frame_count == first_and_other_double_blocks + last_and_other_single_blocks
+
+
+@pytest.mark.parametrize("module", ["flash_attn.cute", "quack.epilogue"])
+def test_without_an_optional_package_its_kernels_are_not_asked_for(module):
+    if find_spec(module.partition(".")[0]) is not None:
+        pytest.skip("the package is installed")
+    assert not has_hopper_kernels(module)
 
 
 def test_on_the_cpu_calls_go_to_the_module():

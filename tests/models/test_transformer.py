@@ -64,9 +64,22 @@ def test_all_blocks_take_another_attention(transformer, transformer_inputs):
     transformer.compute_by(attention=attention)
     torch.testing.assert_close(transformer(**transformer_inputs).sample, expected)
     num_blocks = len(transformer.transformer_blocks) + len(transformer.single_transformer_blocks)
-    num_tokens = sum(transformer_inputs[name].shape[1] for name in ("encoder_hidden_states", "hidden_states"))
-    num_heads, head_dim = transformer.config.num_attention_heads, transformer.config.attention_head_dim
-    assert [query.shape for query, _, _ in calls] == [(1, num_tokens, num_heads, head_dim)] * num_blocks
+    num_text, num_video = (
+        transformer_inputs[name].shape[1] for name in ("encoder_hidden_states", "hidden_states")
+    )
+    heads = (transformer.config.num_attention_heads, transformer.config.attention_head_dim)
+    assert [key.shape for _, key, _ in calls] == [(1, num_text + num_video, *heads)] * num_blocks
+    *queries, last_query = [query for query, _, _ in calls]
+    assert [query.shape for query in queries] == [key.shape for _, key, _ in calls[:-1]]
+    assert last_query.shape == (1, num_video, *heads)
+
+
+def test_tokens_left_out_of_a_block_change_nothing_for_the_others(transformer):
+    block, dim = transformer.single_transformer_blocks[0], transformer.proj_out.in_features
+    hidden_states, modulation = torch.randn(2, 7, dim), torch.randn(2, 3 * dim)
+    rotary_emb = transformer.pos_embed(torch.randint(5, (7, 3)))
+    expected = block(hidden_states, modulation, rotary_emb)[:, 3:]
+    torch.testing.assert_close(block(hidden_states, modulation, rotary_emb, first_token=3), expected)
 
 
 def test_batch_rows_are_independent(transformer, transformer_inputs):

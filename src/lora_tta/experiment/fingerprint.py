@@ -13,7 +13,7 @@ import lora_tta
 # A change in any of these can change an adapter, a video or a metric.
 CODE_FOLDERS = ("data", "models", "adaptation", "generation", "evaluation")
 LIBRARIES = ("torch", "diffusers", "peft", "transformers")
-OPTIONAL_LIBRARIES = ("flash-attn-4",)
+OPTIONAL_LIBRARIES = ("flash-attn-4", "quack-kernels")
 
 
 def digest(key: Mapping) -> str:

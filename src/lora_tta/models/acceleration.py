@@ -1,6 +1,6 @@
 """The transformer at the speed of the GPU: blocks compiled once, whole calls replayed as CUDA graphs.
 
-Compilation is regional: one double-stream and one single-stream block stand for all of them. The rank of an
+Compilation is regional: one double-stream and one single-stream block stand for nearly all. The rank of an
 adapter is a variable of the compiled code, and the weights are its arguments, so neither a reset adapter, nor
 another clip, rank or number of steps compiles anything again.
 """
@@ -21,6 +21,7 @@ from lora_tta.models.transformer import OpenSoraTransformer3DModel
 # Above this many tokens a call takes so long that its launches hide behind it, and the memory that a graph
 # holds on to is worth more than the time it saves.
 MAX_GRAPH_TOKENS = 16_384
+MAX_COMPILED_VERSIONS = 64
 # Tuned block sizes of the normalisation kernels save 2 % of a sampling step and cost half a minute of
 # compilation for each input shape, once on a machine; in a training step they save less than 1 %.
 INFERENCE_COMPILATION = {"coordinate_descent_tuning": True}
@@ -30,26 +31,43 @@ Result = TypeVar("Result")
 
 def accelerate(transformer: OpenSoraTransformer3DModel) -> None:
     """Make a transformer on a GPU faster; its weights must stay on their device and in their dtype then."""
-    # Triton comes with PyTorch for CUDA only.
-    from lora_tta.models.qkv_kernel import qkv_heads
+    from lora_tta.models.compiler_choices import keep_rows_in_registers
 
     transformer.fuse_projections()
-    is_power_of_2 = transformer.config.attention_head_dim.bit_count() == 1
-    if is_power_of_2:
-        transformer.compute_by(qkv_heads=qkv_heads)
-    if _has_flash_attention():
-        from lora_tta.models.flash_attention import flash_attention
-
-        transformer.compute_by(attention=flash_attention)
+    transformer.compute_by(**_kernels(transformer.config.attention_head_dim))
+    keep_rows_in_registers()
     compile_blocks(transformer)
     transformer.forward = GraphedForward(transformer)
 
 
-def _has_flash_attention() -> bool:
-    """Whether FlashAttention-4 is installed, an optional package, and the GPU is a Hopper one."""
-    # The older FlashAttention is a package of the same name, without `cute`.
-    is_installed = find_spec("flash_attn") is not None and find_spec("flash_attn.cute") is not None
-    return is_installed and torch.cuda.get_device_capability()[0] == 9
+def _kernels(head_dim: int) -> dict[str, Callable]:
+    """What there is for this GPU, as arguments of `OpenSoraTransformer3DModel.compute_by`."""
+    kernels = {}
+    is_power_of_2 = head_dim.bit_count() == 1
+    if is_power_of_2:
+        # Triton comes with PyTorch for CUDA only.
+        from lora_tta.models.qkv_kernel import qkv_heads
+
+        kernels["qkv_heads"] = qkv_heads
+    if has_hopper_kernels("flash_attn.cute"):
+        from lora_tta.models.flash_attention import flash_attention
+
+        kernels["attention"] = flash_attention
+    if has_hopper_kernels("quack.epilogue"):
+        from lora_tta.models.mlp_kernel import gelu_mlp
+
+        kernels["mlp"] = gelu_mlp
+    return kernels
+
+
+def has_hopper_kernels(module: str) -> bool:
+    """Whether the GPU is a Hopper one and an optional package with kernels for it is installed.
+
+    Args:
+        module: of the package, one that other packages of its name and its own older releases don't have.
+    """
+    is_installed = find_spec(module.partition(".")[0]) is not None
+    return is_installed and torch.cuda.get_device_capability()[0] == 9 and find_spec(module) is not None
 
 
 def compile_blocks(
@@ -57,20 +75,16 @@ def compile_blocks(
 ) -> None:
     """Compile the two kinds of blocks, each as one graph, when they first run.
 
-    Sets three options of the compiler for the process: sizes are constants, except those that
-    :func:`mark_rank_dynamic` marks.
+    The last block, which leaves out the text, is compiled apart, and so is the first in training, whose
+    input needs no gradient. Sets options of the compiler for the process: sizes are constants, except those
+    that :func:`mark_rank_dynamic` marks.
     """
     torch._dynamo.config.automatic_dynamic_shapes = False
     torch._dynamo.config.force_parameter_static_shapes = False
     torch._dynamo.config.force_nn_module_property_static_shapes = False
-    # The first block's input needs no gradient; it gets one all the same, to be compiled like the others.
-    for embedder in (transformer.x_embedder, transformer.context_embedder):
-        embedder.register_forward_hook(_require_gradient)
+    # By default 8, and one size of video takes 10: with or without adapter, guidance, gradients, and text.
+    torch._dynamo.config.recompile_limit = MAX_COMPILED_VERSIONS
     transformer.compile_repeated_blocks(fullgraph=True, backend=backend)
-
-
-def _require_gradient(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-    return output.requires_grad_(torch.is_grad_enabled())
 
 
 def mark_rank_dynamic(transformer: OpenSoraTransformer3DModel) -> None:

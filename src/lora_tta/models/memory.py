@@ -49,6 +49,7 @@ def activation_bytes(transformer: OpenSoraTransformer3DModel, num_tokens: int, m
     num_blocks = config.num_layers + config.num_single_layers
     width = config.num_attention_heads * config.attention_head_dim
     widths_per_token = KEPT_WIDTHS + (KEPT_WIDTHS_FOR_MLP_ADAPTERS if mlp_adapters else 0)
+    # `transformer.dtype` walks through all modules, while the GPU waits.
     dtype = transformer.proj_out.weight.dtype
     return num_blocks * num_tokens * width * widths_per_token * dtype.itemsize
 

@@ -32,6 +32,7 @@ RotaryEmbedding = tuple[Tensor, Tensor]
 QKV = tuple[Tensor, Tensor, Tensor]
 QKVHeads = Callable[[list[Projected], list[Tensor], RotaryEmbedding], QKV]
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+MLP = Callable[[nn.Module, nn.Module, Tensor], Tensor]
 
 
 class OpenSoraRotaryPosEmbed(nn.Module):
@@ -99,9 +100,9 @@ def gelu_linear(linear: nn.Linear, hidden_states: Tensor) -> Tensor:
     return F.gelu(linear(hidden_states), approximate="tanh")
 
 
-def feed_forward(layers: FeedForward, hidden_states: Tensor) -> Tensor:
-    """What diffusers' module computes, (B, S, C) to (B, S, C), through :func:`gelu_linear`."""
-    return layers.net[2](gelu_linear(layers.net[0].proj, hidden_states))
+def gelu_mlp(up: nn.Module, down: nn.Module, hidden_states: Tensor) -> Tensor:
+    """Two linear layers with a GELU (tanh form) between them, (..., C) to (..., C)."""
+    return down(gelu_linear(up, hidden_states))
 
 
 def modulated_norm(norm: nn.LayerNorm, hidden_states: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -131,9 +132,10 @@ class OpenSoraSelfAttention(nn.Module):
         """Compute queries, keys and values in one product from now on."""
         self.to_qkv = StackedLinears([self.to_q, self.to_k, self.to_v])
 
-    def forward(self, hidden_states: Tensor, rotary_emb: RotaryEmbedding) -> Tensor:
-        """Map (B, S, H * D) to (B, S, H * D)."""
-        return self.to_out[0](self._attend([self._project_video(hidden_states)], rotary_emb))
+    def forward(self, hidden_states: Tensor, rotary_emb: RotaryEmbedding, first_token: int = 0) -> Tensor:
+        """Map (B, S, H * D) to (B, S - first_token, H * D): tokens from `first_token` on see all S."""
+        attended = self._attend([self._project_video(hidden_states)], rotary_emb, first_token)
+        return self.to_out[0](attended)
 
     def _project_video(self, hidden_states: Tensor) -> Projected:
         return project(hidden_states, [self.to_q, self.to_k, self.to_v], self.to_qkv)
@@ -141,8 +143,9 @@ class OpenSoraSelfAttention(nn.Module):
     def _norms(self) -> list[Tensor]:
         return [self.norm_q.weight, self.norm_k.weight]
 
-    def _attend(self, streams: list[Projected], rotary_emb: RotaryEmbedding) -> Tensor:
-        return self.attention(*self.qkv_heads(streams, self._norms(), rotary_emb)).flatten(2)
+    def _attend(self, streams: list[Projected], rotary_emb: RotaryEmbedding, first_token: int = 0) -> Tensor:
+        query, key, value = self.qkv_heads(streams, self._norms(), rotary_emb)
+        return self.attention(query[:, first_token:], key, value).flatten(2)
 
 
 class OpenSoraJointAttention(OpenSoraSelfAttention):
@@ -192,6 +195,7 @@ class OpenSoraTransformerBlock(nn.Module):
         self.ff = FeedForward(dim, inner_dim=mlp_dim, activation_fn="gelu-approximate")
         self.norm2_context = nn.LayerNorm(dim, elementwise_affine=False, eps=NORM_EPS)
         self.ff_context = FeedForward(dim, inner_dim=mlp_dim, activation_fn="gelu-approximate")
+        self.mlp: MLP = gelu_mlp
 
     def forward(
         self,
@@ -210,12 +214,15 @@ class OpenSoraTransformerBlock(nn.Module):
 
         hidden_states = hidden_states + gate * video
         video = modulated_norm(self.norm2, hidden_states, shift_mlp, scale_mlp)
-        hidden_states = hidden_states + gate_mlp * feed_forward(self.ff, video)
+        hidden_states = hidden_states + gate_mlp * self._feed_forward(self.ff, video)
 
         encoder_hidden_states = encoder_hidden_states + c_gate * text
         text = modulated_norm(self.norm2_context, encoder_hidden_states, c_shift_mlp, c_scale_mlp)
-        encoder_hidden_states = encoder_hidden_states + c_gate_mlp * feed_forward(self.ff_context, text)
+        encoder_hidden_states = encoder_hidden_states + c_gate_mlp * self._feed_forward(self.ff_context, text)
         return hidden_states, encoder_hidden_states
+
+    def _feed_forward(self, layers: FeedForward, hidden_states: Tensor) -> Tensor:
+        return self.mlp(layers.net[0].proj, layers.net[2], hidden_states)
 
 
 class OpenSoraSingleTransformerBlock(nn.Module):
@@ -230,13 +237,28 @@ class OpenSoraSingleTransformerBlock(nn.Module):
         self.attn = OpenSoraSelfAttention(dim, num_heads, qkv_bias=True)
         self.proj_mlp = nn.Linear(dim, mlp_dim)
         self.proj_mlp_out = nn.Linear(mlp_dim, dim, bias=False)
+        self.mlp: MLP = gelu_mlp
 
-    def forward(self, hidden_states: Tensor, modulation: Tensor, rotary_emb: RotaryEmbedding) -> Tensor:
-        """Map text and video tokens (B, L + N, C) to new ones; `modulation` is (B, 3 C)."""
+    def forward(
+        self,
+        hidden_states: Tensor,
+        modulation: Tensor,
+        rotary_emb: RotaryEmbedding,
+        first_token: int = 0,
+    ) -> Tensor:
+        """Map text and video tokens (B, L + N, C) to new ones.
+
+        Args:
+            hidden_states: text tokens first.
+            modulation: (B, 3 C).
+            rotary_emb: see :class:`OpenSoraRotaryPosEmbed`.
+            first_token: the first token wanted; those before it are seen, and not computed.
+        """
         shift, scale, gate = modulation[:, None].chunk(3, dim=-1)
         normed = modulated_norm(self.norm.norm, hidden_states, shift, scale)
-        update = self.attn(normed, rotary_emb) + self.proj_mlp_out(gelu_linear(self.proj_mlp, normed))
-        return hidden_states + gate * update
+        attended = self.attn(normed, rotary_emb, first_token)
+        update = attended + self.mlp(self.proj_mlp, self.proj_mlp_out, normed[:, first_token:])
+        return hidden_states[:, first_token:] + gate * update
 
 
 class OpenSoraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
@@ -360,13 +382,15 @@ class OpenSoraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             hidden_states, encoder_hidden_states = self._run_block(
                 block, hidden_states, encoder_hidden_states, next(of_block), rotary_emb
             )
-        num_text_tokens = encoder_hidden_states.shape[1]
+        num_text_tokens, num_video_tokens = encoder_hidden_states.shape[1], hidden_states.shape[1]
         hidden_states = torch.cat((encoder_hidden_states, hidden_states), dim=1)
-        for block in self.single_transformer_blocks:
-            hidden_states = self._run_block(block, hidden_states, next(of_block), rotary_emb)
+        for index, block in enumerate(self.single_transformer_blocks, start=1):
+            # Nobody reads what the last block makes of the text.
+            first_token = num_text_tokens if index == len(self.single_transformer_blocks) else 0
+            hidden_states = self._run_block(block, hidden_states, next(of_block), rotary_emb, first_token)
 
         scale, shift = next(of_block)[:, None].chunk(2, dim=-1)
-        video = modulated_norm(self.norm_out.norm, hidden_states[:, num_text_tokens:], shift, scale)
+        video = modulated_norm(self.norm_out.norm, hidden_states[:, -num_video_tokens:], shift, scale)
         sample = self.proj_out(video)
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 
@@ -403,18 +427,28 @@ class OpenSoraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             block.attn.fuse_projections()
         self.to_modulation = StackedLinears(self._modulation_layers())
 
-    def compute_by(self, *, qkv_heads: QKVHeads | None = None, attention: Attention | None = None) -> None:
+    def compute_by(
+        self,
+        *,
+        qkv_heads: QKVHeads | None = None,
+        attention: Attention | None = None,
+        mlp: MLP | None = None,
+    ) -> None:
         """Compute parts of all blocks by other functions, which give the same.
 
         Args:
             qkv_heads: instead of :func:`qkv_heads`.
             attention: scaled dot-product attention of three tensors (B, S, H, D), instead of diffusers'.
+            mlp: instead of :func:`gelu_mlp`.
         """
         for block in (*self.transformer_blocks, *self.single_transformer_blocks):
             block.attn.qkv_heads = qkv_heads or block.attn.qkv_heads
             block.attn.attention = attention or block.attn.attention
+            block.mlp = mlp or block.mlp
 
-    def _run_block(self, block: nn.Module, *args: Tensor | RotaryEmbedding) -> Tensor | tuple[Tensor, Tensor]:
+    def _run_block(
+        self, block: nn.Module, *args: Tensor | RotaryEmbedding | int
+    ) -> Tensor | tuple[Tensor, Tensor]:
         if torch.is_grad_enabled() and self.gradient_checkpointing:
             return self._gradient_checkpointing_func(block, *args)
         return block(*args)
