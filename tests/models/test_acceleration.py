@@ -61,7 +61,7 @@ def random_inputs(batch: int, device: str = "cpu", seed: int = 0) -> dict[str, T
 
 @pytest.mark.usefixtures("_fresh_compiler")
 def test_blocks_compiled_once_serve_every_layer_reset_and_rank(params):
-    counter = CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend("eager")
     transformer = build_transformer()
     transformer.fuse_projections()
     compile_blocks(transformer, backend=counter)
