@@ -1,3 +1,5 @@
+import pytest
+
 from lora_tta.experiment.fingerprint import code_version, derive_seed, digest, folder_sha256
 
 
@@ -23,14 +25,15 @@ def test_seeds_differ_by_name_and_by_seed_and_fit_31_bits():
     assert derive_seed(0, "clip_a") == derive_seed(0, "clip_a")
 
 
-def test_an_optional_library_counts_where_it_is_installed(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["flash-attn-4", "quack-kernels"])
+def test_an_optional_library_counts_where_it_is_installed(name, tmp_path, monkeypatch):
     compute = code_version.__wrapped__
     hashes = [compute()]
     for release in ("4.0.0", "4.0.1"):
         folder = tmp_path / release
-        metadata = folder / f"flash_attn_4-{release}.dist-info" / "METADATA"
+        metadata = folder / f"{name.replace('-', '_')}-{release}.dist-info" / "METADATA"
         metadata.parent.mkdir(parents=True)
-        metadata.write_text(f"Metadata-Version: 2.1\nName: flash-attn-4\nVersion: {release}\n")
+        metadata.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {release}\n")
         monkeypatch.syspath_prepend(folder)
         hashes.append(compute())
     assert len(set(hashes)) == 3

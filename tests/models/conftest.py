@@ -20,10 +20,11 @@ TEXT_LENGTH = 16
 @pytest.fixture
 def _fresh_compiler() -> Iterator[None]:
     """A compiler that has seen nothing yet, and whose options are put back."""
-    with torch._dynamo.config.patch():
-        torch._dynamo.reset()
-        yield
-        torch._dynamo.reset()
+    options = torch._dynamo.config.save_config()
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+    torch._dynamo.config.load_config(options)
 
 
 @pytest.fixture(scope="session")

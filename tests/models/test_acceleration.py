@@ -61,7 +61,7 @@ def random_inputs(batch: int, device: str = "cpu", seed: int = 0) -> dict[str, T
 
 @pytest.mark.usefixtures("_fresh_compiler")
 def test_blocks_compiled_once_serve_every_layer_reset_and_rank(params):
-    counter = CompileCounterWithBackend("eager")
+    counter = CompileCounterWithBackend("aot_eager")
     transformer = build_transformer()
     transformer.fuse_projections()
     compile_blocks(transformer, backend=counter)
@@ -72,6 +72,23 @@ def test_blocks_compiled_once_serve_every_layer_reset_and_rank(params):
             transformer(**random_inputs(1, seed=step)).sample.square().mean().backward()
     first_and_other_double_blocks, last_and_other_single_blocks = 2, 2
     assert counter.frame_count == first_and_other_double_blocks + last_and_other_single_blocks
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+@torch.no_grad()
+def test_more_versions_of_a_block_than_the_compiler_makes_by_default_are_no_error():
+    by_default = torch._dynamo.config.recompile_limit
+    transformer = build_transformer()
+    counter = CompileCounterWithBackend("eager")
+    compile_blocks(transformer, backend=counter)
+    # Of a single-stream block, each size makes two: the last one's, and the others'.
+    num_sizes = by_default // 2 + 1
+    for num_tokens in range(2, num_sizes + 2):
+        inputs = random_inputs(1)
+        for name, axis in (("hidden_states", 1), ("condition", 1), ("img_ids", 0)):
+            inputs[name] = inputs[name].narrow(axis, 0, num_tokens)
+        transformer(**inputs)
+    assert counter.frame_count == 3 * num_sizes
 
 
 @pytest.mark.parametrize("module", ["flash_attn.cute", "quack.epilogue"])
