@@ -43,23 +43,13 @@ def drop_from_page_cache(files: list[Path]) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def read_seconds(files: list[Path]) -> float:
-    """Seconds of reading the files from end to end, and nothing else."""
+def read(files: list[Path]) -> None:
+    """Read the files from end to end, and nothing else."""
     buffer = bytearray(READ_BYTES)
-    start = time.perf_counter()
     for path in files:
         with path.open("rb", buffering=0) as file:
             while file.readinto(buffer):
                 pass
-    return time.perf_counter() - start
-
-
-def load_seconds(folder: Path, device: torch.device) -> float:
-    """Seconds of loading the pipeline."""
-    start = time.perf_counter()
-    pipeline = load_pipeline(folder, device)  # noqa: F841
-    synchronize(device)
-    return time.perf_counter() - start
 
 
 def private_memory() -> int:
@@ -110,10 +100,14 @@ def main() -> None:
             if state == "from disk":
                 drop_from_page_cache(files)
             with sampled_private_memory() as samples:
-                seconds = read_seconds(files) if work == "reading" else load_seconds(arguments.folder, device)
+                start = time.perf_counter()
+                result = read(files) if work == "reading" else load_pipeline(arguments.folder, device)
+                synchronize(device)
+                seconds = time.perf_counter() - start
             most, last = ((value - samples[0]) / 1e9 for value in (max(samples), samples[-1]))
             speed = f"{seconds:>10.2f}{size / seconds / 1e9:>8.2f}"
             print(f"{work + ' ' + state:<28}{speed}{most:>32.2f}{last:>12.2f}", flush=True)
+            del result
 
 
 if __name__ == "__main__":
