@@ -22,8 +22,8 @@ from lora_tta.models.transformer import OpenSoraTransformer3DModel
 # holds on to is worth more than the time it saves.
 MAX_GRAPH_TOKENS = 16_384
 MAX_COMPILED_VERSIONS = 64
-# Tuned block sizes of the normalisation kernels save 2 % of a sampling step and cost half a minute of
-# compilation for each input shape, once on a machine; in a training step they save less than 1 %.
+# Tuned block sizes of the normalisation kernels save 1 % of a sampling step and cost seconds of compilation
+# for each input shape, once on a machine; in a training step they save less.
 INFERENCE_COMPILATION = {"coordinate_descent_tuning": True}
 
 Result = TypeVar("Result")

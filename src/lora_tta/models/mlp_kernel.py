@@ -26,14 +26,14 @@ ALIGNMENT = 8
 
 def gelu_mlp(up: nn.Module, down: nn.Module, hidden_states: Tensor) -> Tensor:
     """What `lora_tta.models.transformer.gelu_mlp` computes; by kernels if only the input has a gradient."""
-    if not (torch.is_grad_enabled() and _is_frozen(up) and _is_frozen(down)):
+    if not (torch.is_grad_enabled() and _suits_kernels(up) and _suits_kernels(down)):
         return plain_gelu_mlp(up, down, hidden_states)
     output, _ = _gelu_mlp(hidden_states.flatten(0, -2), up.weight, up.bias, down.weight, down.bias)
     return output.unflatten(0, hidden_states.shape[:-1])
 
 
-def _is_frozen(layer: nn.Module) -> bool:
-    """Whether a layer is plain, without an adapter, of 16 bits, and has no gradient."""
+def _suits_kernels(layer: nn.Module) -> bool:
+    """Whether a layer is a frozen linear one, without an adapter, of 16 bits and aligned widths."""
     return (
         type(layer) is nn.Linear
         and not any(parameter.requires_grad for parameter in layer.parameters())
