@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from lora_tta.errors import UserError
-from lora_tta.models import OpenSoraContinuationPipeline, load_pipeline, memory
+from lora_tta.models import OpenSoraContinuationPipeline, OpenSoraTransformer3DModel, load_pipeline, memory
+from lora_tta.models.loading import check_pipeline_folder, stream_model
 
 
 @pytest.fixture
@@ -24,6 +25,30 @@ def test_loaded_weights_are_the_saved_ones(folder, pipeline):
     loaded = load_pipeline(folder, dtype=torch.float32)
     saved = pipeline.transformer.state_dict()
     assert all(torch.equal(value, saved[key]) for key, value in loaded.transformer.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["transformer", "vae"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_streamed_models_are_those_that_diffusers_loads(folder, name, dtype):
+    files = check_pipeline_folder(folder)[name]
+    expected = getattr(load_pipeline(folder, dtype=dtype), name)
+    streamed = stream_model(type(expected), folder / name, files, torch.device("cpu"), dtype)
+    assert streamed.dtype == dtype
+    assert not streamed.training
+    assert streamed.config == expected.config
+    expected_state, state = expected.state_dict(), streamed.state_dict()
+    assert state.keys() == expected_state.keys()
+    assert all(torch.equal(value, expected_state[key]) for key, value in state.items())
+    expected_buffers = dict(expected.named_buffers())
+    assert all(torch.equal(value, expected_buffers[key]) for key, value in streamed.named_buffers())
+
+
+def test_streaming_refuses_weights_of_another_model(folder):
+    files = check_pipeline_folder(folder)["transformer"][1:]
+    with pytest.raises(UserError, match=r"holds other weights than its config\.json describes.*Missing key"):
+        stream_model(
+            OpenSoraTransformer3DModel, folder / "transformer", files, torch.device("cpu"), torch.float32
+        )
 
 
 def test_pipelines_without_text_encoders_load(embeddings_only_pipeline, tmp_path):

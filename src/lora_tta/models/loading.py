@@ -1,16 +1,19 @@
 """Loading a pipeline folder, with clear errors for what is missing or does not fit."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLHunyuanVideo
+from accelerate import init_empty_weights
+from diffusers import AutoencoderKLHunyuanVideo, ModelMixin
 from transformers import CLIPTextModel, T5EncoderModel
 
 from lora_tta.errors import UserError
 from lora_tta.models.memory import count_parameters, require_memory
 from lora_tta.models.pipeline import OpenSoraContinuationPipeline
 from lora_tta.models.transformer import OpenSoraTransformer3DModel
+from lora_tta.models.weights import read_weights
 
 MODEL_CLASSES = {
     "transformer": OpenSoraTransformer3DModel,
@@ -62,13 +65,46 @@ def load_pipeline(
     require_memory(num_parameters, dtype, device, what=f"the pipeline in {path}")
 
     models = {
-        name: MODEL_CLASSES[name].from_pretrained(path / name, dtype=dtype, device_map=str(device))
-        for name in weight_files
+        name: _load_model(MODEL_CLASSES[name], path / name, files, device, dtype)
+        for name, files in weight_files.items()
     }
     pipeline = OpenSoraContinuationPipeline.from_pretrained(path, **models, **left_out)
     if vae_tiling:
         pipeline.vae.enable_tiling()
     return pipeline
+
+
+def _load_model(
+    model_class: type, folder: Path, files: list[Path], device: torch.device, dtype: torch.dtype
+) -> torch.nn.Module:
+    """Load a model by its library, or at the rate of the disk where the library would be slower.
+
+    On the CPU, mapped weights cost nothing until they are used, and processes share them.
+    """
+    if device.type == "cuda" and issubclass(model_class, ModelMixin):
+        return stream_model(model_class, folder, files, device, dtype)
+    return model_class.from_pretrained(folder, dtype=dtype, device_map=str(device))
+
+
+def stream_model(
+    model_class: type[ModelMixin], folder: Path, files: list[Path], device: torch.device, dtype: torch.dtype
+) -> ModelMixin:
+    """Like ``model_class.from_pretrained``, at the rate at which the disk can be read.
+
+    Raises:
+        UserError: if the files do not hold the weights of the model that the folder's config describes.
+    """
+    with ThreadPoolExecutor(max_workers=1) as executor, init_empty_weights():
+        reading = executor.submit(read_weights, files, device, dtype)
+        model = model_class.from_config(model_class.load_config(folder))
+    weights = reading.result()
+    try:
+        model.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{folder} holds other weights than its config.json describes: {reason}") from error
+    model.register_to_config(_name_or_path=folder)
+    return model.to(device).eval()
 
 
 def check_pipeline_folder(path: Path) -> dict[str, list[Path]]:
