@@ -2,14 +2,17 @@
 
 from pathlib import Path
 
-import numpy as np
-import pytest
-import torch
-from diffusers import AutoencoderKLHunyuanVideo, FlowMatchEulerDiscreteScheduler
-from transformers import ByT5Tokenizer, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+from lora_tta.imports import without_garbage_collection
 
-from lora_tta.config import Params, load_params
-from lora_tta.models import OpenSoraContinuationPipeline, OpenSoraTransformer3DModel
+with without_garbage_collection():
+    import numpy as np
+    import pytest
+    import torch
+    from diffusers import AutoencoderKLHunyuanVideo, FlowMatchEulerDiscreteScheduler
+    from transformers import ByT5Tokenizer, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+
+    from lora_tta.config import Params, load_params
+    from lora_tta.models import OpenSoraContinuationPipeline, OpenSoraTransformer3DModel
 
 # The tests run in two processes; threads of both on two cores would wait for each other.
 torch.set_num_threads(1)
@@ -39,7 +42,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pooled_projection_dim=16,
             axes_dims_rope=(4, 6, 6),
         ),
-        vae=AutoencoderKLHunyuanVideo(block_out_channels=(4, 4, 4, 4), norm_num_groups=2, layers_per_block=1),
+        vae=AutoencoderKLHunyuanVideo(block_out_channels=(2, 2, 2, 2), norm_num_groups=2, layers_per_block=1),
         scheduler=FlowMatchEulerDiscreteScheduler(),
         tokenizer=tokenizer,
         text_encoder=T5EncoderModel(
@@ -61,6 +64,16 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
     ).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's tables in SQLite. Making them takes seconds, so tests that need a store copy the file."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    SqlAlchemyStore(f"sqlite:///{path}", path.parent.as_uri())._dispose_engine()
+    return path
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def with_search(params):
 
 
 @pytest.fixture
-def search_in(with_search, tmp_path, moving_frames):
+def search_in(with_search, tmp_path, moving_frames, empty_database):
     def build(name: str, num_clips: int = 2, workers: dict | None = None, **changes) -> Search:
         params = with_search(
             **{
@@ -38,6 +38,6 @@ def search_in(with_search, tmp_path, moving_frames):
         values["workers"] |= {"heartbeat_seconds": 0.3, **(workers or {})}
         values["model"]["num_threads"] = 1
         videos = [np.roll(moving_frames, 7 * number, axis=1) for number in range(num_clips)]
-        return Search(Params.model_validate(values), tmp_path / name, videos)
+        return Search(Params.model_validate(values), tmp_path / name, videos, empty_database)
 
     return build

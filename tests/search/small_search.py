@@ -1,5 +1,6 @@
 """A search with a tiny model that tests can run, disturb and look into."""
 
+import shutil
 from pathlib import Path
 
 import mlflow
@@ -15,10 +16,11 @@ from lora_tta.search.worker import SearchFolders, Worker
 class Search:
     """A study on a few clips, in a folder of its own."""
 
-    def __init__(self, params: Params, folder: Path, videos: list[np.ndarray]):
+    def __init__(self, params: Params, folder: Path, videos: list[np.ndarray], database: Path):
         values = params.model_dump()
         values["tracking"] |= {"uri": f"sqlite:///{folder}/mlflow.db", "artifact_root": folder / "artifacts"}
         self.params, self.clips = prepare_clips(Params.model_validate(values), folder, videos)
+        shutil.copy(database, folder / "mlflow.db")
         self.folders = SearchFolders(folder / "clips", folder / "encoded", folder / "study")
 
     def worker(self) -> Worker:

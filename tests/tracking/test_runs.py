@@ -1,5 +1,6 @@
 """What a user finds in MLflow, in a real SQLite store."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -51,7 +52,8 @@ def clip_run(folder: Path, clip_id: str, psnr: float, adapted: bool = True) -> C
 
 
 @pytest.fixture
-def experiment_id(params):
+def experiment_id(params, empty_database):
+    shutil.copy(empty_database, params.tracking.uri.removeprefix("sqlite:///"))
     return open_experiment(params.tracking)
 
 

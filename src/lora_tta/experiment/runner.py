@@ -5,25 +5,28 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-from filelock import Timeout
+from lora_tta.imports import without_garbage_collection
 
-from lora_tta.adaptation.conditioning import Conditioning
-from lora_tta.adaptation.lora import load_adapter, remove_adapter
-from lora_tta.adaptation.settings import LoraSettings
-from lora_tta.adaptation.trajectory import Snapshot, adapt
-from lora_tta.config import Params
-from lora_tta.data.clips import CONDITIONING_FRAMES, Clip
-from lora_tta.data.video import read_clip_frames, write_video
-from lora_tta.evaluation.definitions import METRIC_DIRECTIONS, TRAINED_NAME, UNTRAINED_NAME
-from lora_tta.evaluation.metrics import ContinuationMetrics
-from lora_tta.evaluation.perceptual import PerceptualDistance, load_perceptual_distance
-from lora_tta.evaluation.results import ClipResult, read_results, write_results
-from lora_tta.experiment.cache import ContentCache
-from lora_tta.experiment.clip_run import ClipRun
-from lora_tta.experiment.fingerprint import derive_seed, file_sha256
-from lora_tta.experiment.model import LazyModel
-from lora_tta.generation.continuation import generate_continuation
+with without_garbage_collection():
+    import numpy as np
+    from filelock import Timeout
+
+    from lora_tta.adaptation.conditioning import Conditioning
+    from lora_tta.adaptation.lora import load_adapter, remove_adapter
+    from lora_tta.adaptation.settings import LoraSettings
+    from lora_tta.adaptation.trajectory import Snapshot, adapt
+    from lora_tta.config import Params
+    from lora_tta.data.clips import CONDITIONING_FRAMES, Clip
+    from lora_tta.data.video import read_clip_frames, write_video
+    from lora_tta.evaluation.definitions import METRIC_DIRECTIONS, TRAINED_NAME, UNTRAINED_NAME
+    from lora_tta.evaluation.metrics import ContinuationMetrics
+    from lora_tta.evaluation.perceptual import PerceptualDistance, load_perceptual_distance
+    from lora_tta.evaluation.results import ClipResult, read_results, write_results
+    from lora_tta.experiment.cache import ContentCache
+    from lora_tta.experiment.clip_run import ClipRun
+    from lora_tta.experiment.fingerprint import derive_seed, file_sha256
+    from lora_tta.experiment.model import LazyModel
+    from lora_tta.generation.continuation import generate_continuation
 
 VIDEO_NAME, FRAMES_NAME, COST_NAME = "continuation.mp4", "frames.npy", "cost.json"
 

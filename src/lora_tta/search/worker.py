@@ -3,38 +3,41 @@
 import time
 from collections.abc import Sequence
 
-import mlflow
-import numpy as np
-import optuna
-from optuna.trial import FrozenTrial, TrialState
-from tqdm import tqdm
+from lora_tta.imports import without_garbage_collection
 
-from lora_tta.config import Params, SearchSpace
-from lora_tta.data.clips import Clip
-from lora_tta.errors import UserError
-from lora_tta.evaluation.results import COST_NAMES, mean_costs, mean_metrics
-from lora_tta.experiment.clip_run import ClipRun, strip
-from lora_tta.experiment.fingerprint import derive_seed
-from lora_tta.experiment.runner import ClipRunner
-from lora_tta.search.folders import SearchFolders
-from lora_tta.search.heartbeat import Heartbeat
-from lora_tta.search.sampling import build_sampler
-from lora_tta.search.study import (
-    CLIPS_ATTRIBUTE,
-    FINISHED_STATES,
-    MEANS_ATTRIBUTE,
-    open_study,
-    settings_of,
-    trial_key,
-)
-from lora_tta.tracking.runs import (
-    log_clip_runs,
-    log_settings,
-    open_experiment,
-    open_study_run,
-    open_trial_run,
-    tracked_run,
-)
+with without_garbage_collection():
+    import mlflow
+    import numpy as np
+    import optuna
+    from optuna.trial import FrozenTrial, TrialState
+    from tqdm import tqdm
+
+    from lora_tta.config import Params, SearchSpace
+    from lora_tta.data.clips import Clip
+    from lora_tta.errors import UserError
+    from lora_tta.evaluation.results import COST_NAMES, mean_costs, mean_metrics
+    from lora_tta.experiment.clip_run import ClipRun, strip
+    from lora_tta.experiment.fingerprint import derive_seed
+    from lora_tta.experiment.runner import ClipRunner
+    from lora_tta.search.folders import SearchFolders
+    from lora_tta.search.heartbeat import Heartbeat
+    from lora_tta.search.sampling import build_sampler
+    from lora_tta.search.study import (
+        CLIPS_ATTRIBUTE,
+        FINISHED_STATES,
+        MEANS_ATTRIBUTE,
+        open_study,
+        settings_of,
+        trial_key,
+    )
+    from lora_tta.tracking.runs import (
+        log_clip_runs,
+        log_settings,
+        open_experiment,
+        open_study_run,
+        open_trial_run,
+        tracked_run,
+    )
 
 WORKER_ATTRIBUTE = "worker"
 
