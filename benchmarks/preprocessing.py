@@ -6,8 +6,7 @@ The raw clips are those of `data` (320x240 MPEG-4 in AVI, as UCF-101's), or any 
     python benchmarks/preprocessing.py --height 64 --width 112 --clips VIDEOS
 
 Every process has one codec thread. Plain decoding stops at the last frame that preprocessing needs. The
-start of processes is included, also where the `ffmpeg` program, if there is one, decodes. Videos are taken
-several times over if they are few.
+start of processes is included, also where the `ffmpeg` program, if there is one, decodes.
 """
 
 import argparse
@@ -19,7 +18,7 @@ import subprocess
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from fractions import Fraction
@@ -38,8 +37,6 @@ from lora_tta.data.preprocess import preprocess
 from lora_tta.data.transcode import ClipFormat, Timing, read_timing, resample
 from lora_tta.data.ucf101 import find_videos
 
-MIN_CLIPS = 100
-
 
 def main() -> None:
     """Measure, and print the table."""
@@ -47,13 +44,14 @@ def main() -> None:
     parser.add_argument("--clips", type=Path, default=Path("data"), help="folder of raw videos")
     parser.add_argument("--height", type=int, default=192)
     parser.add_argument("--width", type=int, default=336)
+    parser.add_argument("--min-clips", type=int, default=100, help="fewer are taken several times over")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--output", type=Path, help="write the figures as JSON too")
     arguments = parser.parse_args()
     clip_format = ClipFormat(arguments.height, arguments.width, fps=24, window="first")
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
-        usable = usable_videos(arguments.clips, clip_format, Path(folder, "usable"))
+        usable = usable_videos(arguments.clips, clip_format, Path(folder, "usable"), arguments.min_clips)
         work = pieces_of_work(usable, clip_format, Path(folder), cores)
         rows = [measure(name, run, len(usable), arguments.repeats) for name, run in work.items()]
     environment = {
@@ -67,13 +65,13 @@ def main() -> None:
         arguments.output.write_text(json.dumps({"environment": environment, "rows": rows}, indent=1) + "\n")
 
 
-def usable_videos(root: Path, clip_format: ClipFormat, folder: Path) -> dict[Path, Timing]:
-    """The videos that give a clip, linked into one folder, and their timing."""
+def usable_videos(root: Path, clip_format: ClipFormat, folder: Path, min_clips: int) -> dict[Path, Timing]:
+    """The videos that give a clip, linked into one folder until there are enough, and their timing."""
     sources = find_videos(root)
     preprocess_folder(root, clip_format, folder.with_name("tried"), workers=1)
     made = {path.stem for path in folder.with_name("tried").glob("*.mp4")}
     usable = {}
-    for copy in range(-(-MIN_CLIPS // len(made))):
+    for copy in range(-(-min_clips // len(made))):
         for source in sources:
             if source.clip_id in made:
                 link = folder / source.class_name / f"{source.clip_id}_{copy}{source.path.suffix}"
@@ -104,6 +102,7 @@ def pieces_of_work(
     }
     if shutil.which("ffmpeg"):
         work["plain decoding, ffmpeg program"] = each(lambda path: decode_by_program(path, needed[path]))
+        work["whole files, ffmpeg program called once"] = partial(decode_by_one_program, usable, folder)
     return work
 
 
@@ -143,6 +142,14 @@ def decode_by_program(path: Path, count: int) -> None:
     """Decode the first ``count`` frames with the ffmpeg program, in one thread."""
     arguments = ["-v", "error", "-threads", "1", "-i", str(path), "-frames:v", str(count), "-f", "null", "-"]
     subprocess.run(["ffmpeg", *arguments], check=True)
+
+
+def decode_by_one_program(paths: Iterable[Path], folder: Path) -> None:
+    """Decode whole videos one after the other with the ffmpeg program, started once, in one thread."""
+    playlist = folder / "playlist"
+    playlist.write_text("".join(f"file '{path}'\n" for path in paths))
+    arguments = ["-v", "error", "-threads", "1", "-f", "concat", "-safe", "0", "-i", str(playlist)]
+    subprocess.run(["ffmpeg", *arguments, "-f", "null", "-"], check=True)
 
 
 def preprocess_folder(root: Path, clip_format: ClipFormat, output: Path, workers: int) -> None:

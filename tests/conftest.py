@@ -42,7 +42,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pooled_projection_dim=16,
             axes_dims_rope=(4, 6, 6),
         ),
-        vae=AutoencoderKLHunyuanVideo(block_out_channels=(2, 2, 2, 2), norm_num_groups=2, layers_per_block=1),
+        vae=AutoencoderKLHunyuanVideo(block_out_channels=(4, 4, 4, 4), norm_num_groups=2, layers_per_block=1),
         scheduler=FlowMatchEulerDiscreteScheduler(),
         tokenizer=tokenizer,
         text_encoder=T5EncoderModel(
