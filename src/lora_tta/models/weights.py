@@ -78,7 +78,7 @@ def read_weights(files: Sequence[Path], device: torch.device, dtype: torch.dtype
 def _allocate_parts(
     files: Sequence[Path], device: torch.device, dtype: torch.dtype, weights: dict[str, Tensor]
 ) -> Iterator[_Part]:
-    """Put tensors like the files' into ``weights``, and yield its parts, in the order of the files."""
+    """Put tensors like the files' into ``weights``, and yield their parts, in the order of the files."""
     for path in files:
         with safe_open(path, framework="pt") as file:
             stored = {name: file.get_tensor(name) for name in file.offset_keys()}  # mapped, nothing is read
