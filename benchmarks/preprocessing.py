@@ -101,8 +101,14 @@ def pieces_of_work(
         f"preprocessing, {cores} processes": partial(whole, workers=cores),
     }
     if shutil.which("ffmpeg"):
-        work["plain decoding, ffmpeg program"] = each(lambda path: decode_by_program(path, needed[path]))
-        work["whole files, ffmpeg program called once"] = partial(decode_by_one_program, usable, folder)
+        work["plain decoding, ffmpeg program"] = each(
+            lambda path: decode_by_program("-i", str(path), "-frames:v", str(needed[path]))
+        )
+        if are_alike(usable):
+            playlist = folder / "playlist"
+            playlist.write_text("".join(f"file {quoted(path)}\n" for path in usable))
+            playlist_input = ("-f", "concat", "-safe", "0", "-i", str(playlist))
+            work["whole files, ffmpeg program called once"] = partial(decode_by_program, *playlist_input)
     return work
 
 
@@ -138,18 +144,25 @@ def decode_in_processes(needed: dict[Path, int], processes: int) -> None:
         list(executor.map(decode_to_nowhere, needed, needed.values()))
 
 
-def decode_by_program(path: Path, count: int) -> None:
-    """Decode the first ``count`` frames with the ffmpeg program, in one thread."""
-    arguments = ["-v", "error", "-threads", "1", "-i", str(path), "-frames:v", str(count), "-f", "null", "-"]
-    subprocess.run(["ffmpeg", *arguments], check=True)
+def are_alike(paths: Iterable[Path]) -> bool:
+    """Whether the ffmpeg program can decode the videos as one: of one codec and one size."""
+    kinds = set()
+    for path in paths:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            kinds.add((stream.codec.name, stream.width, stream.height))
+    return len(kinds) == 1
 
 
-def decode_by_one_program(paths: Iterable[Path], folder: Path) -> None:
-    """Decode whole videos one after the other with the ffmpeg program, started once, in one thread."""
-    playlist = folder / "playlist"
-    playlist.write_text("".join(f"file '{path}'\n" for path in paths))
-    arguments = ["-v", "error", "-threads", "1", "-f", "concat", "-safe", "0", "-i", str(playlist)]
-    subprocess.run(["ffmpeg", *arguments, "-f", "null", "-"], check=True)
+def quoted(path: Path) -> str:
+    """A path as the ffmpeg program's playlists spell it."""
+    return "'" + str(path).replace("'", r"'\''") + "'"
+
+
+def decode_by_program(*videos: str) -> None:
+    """Decode with the ffmpeg program, in one thread, what its arguments name; fail at any error."""
+    options = ["-v", "error", "-xerror", "-threads", "1"]
+    subprocess.run(["ffmpeg", *options, *videos, "-f", "null", "-"], check=True)
 
 
 def preprocess_folder(root: Path, clip_format: ClipFormat, output: Path, workers: int) -> None:

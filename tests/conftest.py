@@ -69,10 +69,10 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's tables in SQLite. Making them takes seconds, so tests that need a store copy the file."""
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from lora_tta.tracking.runs import _create_database
 
     path = tmp_path_factory.mktemp("mlflow") / "empty.db"
-    SqlAlchemyStore(f"sqlite:///{path}", path.parent.as_uri())._dispose_engine()
+    _create_database(path, path.parent)
     return path
 
 

@@ -1,4 +1,6 @@
 import gc
+import subprocess
+import sys
 
 import pytest
 
@@ -32,3 +34,17 @@ def test_it_stays_off_where_it_was_off():
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_the_last_collection_leaves_nothing_out():
+    code = """
+import atexit, gc
+# The first to be registered is the last to run.
+atexit.register(lambda: print(gc.get_freeze_count()))
+from lora_tta.imports import without_garbage_collection
+with without_garbage_collection():
+    import json
+print(gc.get_freeze_count() > 0)
+"""
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert printed.split() == ["True", "0"]
