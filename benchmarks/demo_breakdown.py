@@ -33,7 +33,7 @@ IMPORTS, OTHER = "imports", "other"
 # Kinds of work in the order in which they claim the wall clock, with the functions that do them.
 FUNCTIONS = {
     "model": [
-        "lora_tta.adaptation.conditioning:encode_conditioning",
+        "lora_tta.backbones.conditioning:encode_conditioning",
         "lora_tta.adaptation.trajectory:adapt",
         "lora_tta.generation.continuation:generate_continuation",
     ],
@@ -46,29 +46,29 @@ FUNCTIONS = {
     "model loading": ["lora_tta.models.loading:load_pipeline"],
     "metric set-up": ["lora_tta.evaluation.perceptual:load_perceptual_distance"],
     "MLflow": [
-        "lora_tta.tracking.runs:open_experiment",
-        "lora_tta.tracking.runs:open_study_run",
-        "lora_tta.tracking.runs:open_trial_run",
-        "lora_tta.tracking.runs:log_settings",
-        "lora_tta.tracking.runs:log_clip_runs",
-        "lora_tta.tracking.runs:log_study",
+        "lora_tta.tracking.mlflow_runs:open_experiment",
+        "lora_tta.tracking.mlflow_runs:open_study_run",
+        "lora_tta.tracking.mlflow_runs:open_trial_run",
+        "lora_tta.tracking.mlflow_runs:log_settings",
+        "lora_tta.tracking.mlflow_runs:log_clip_runs",
+        "lora_tta.tracking.mlflow_runs:log_study",
         "mlflow.tracking.fluent:start_run",
         "mlflow.tracking.fluent:end_run",
     ],
     "Optuna": [
         "lora_tta.search.study:open_study",
-        "lora_tta.search.figures:study_figures",
+        "lora_tta.search.study_figures:study_figures",
         "lora_tta.search.worker:Worker._claim",
     ],
     "report": [
-        "lora_tta.evaluation.results:compare",
-        "lora_tta.evaluation.plots:write_plots",
-        "lora_tta.evaluation.report:write_report",
+        "lora_tta.records.results:compare",
+        "lora_tta.report.dvc_plots:write_plots",
+        "lora_tta.report.page:write_report",
     ],
     "hashes": [
-        "lora_tta.experiment.fingerprint:folder_sha256",
-        "lora_tta.experiment.fingerprint:file_sha256",
-        "lora_tta.experiment.fingerprint:code_version",
+        "lora_tta.cache.keys:folder_sha256",
+        "lora_tta.cache.keys:file_sha256",
+        "lora_tta.cache.keys:code_version",
     ],
 }
 KINDS = [*FUNCTIONS, IMPORTS, OTHER]

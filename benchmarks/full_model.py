@@ -32,15 +32,15 @@ from random_model import (
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from lora_tta.adaptation.lora import remove_adapter
-from lora_tta.adaptation.settings import LoraSettings
+from lora_tta.adaptation.methods.lora import remove_adapter
 from lora_tta.adaptation.trajectory import adapt
 from lora_tta.config import load_params
 from lora_tta.errors import UserError
 from lora_tta.models import OpenSoraContinuationPipeline, OpenSoraTransformer3DModel
-from lora_tta.models.acceleration import accelerate
-from lora_tta.models.frames import decode_latents, encode_video
+from lora_tta.models.speed.acceleration import accelerate
+from lora_tta.models.vae import decode_latents, encode_video
 from lora_tta.peak_memory import PeakMemory
+from lora_tta.records.point import LoraSettings
 
 # Seconds of the published code at 192x336 on an H200 whose bf16 matrix products ran at 790 TFLOP/s.
 PUBLISHED_SIZE = (192, 336)

@@ -22,12 +22,12 @@ from random_model import (
 )
 from torch import Tensor, nn
 
-from lora_tta.adaptation.lora import fresh_adapter, remove_adapter
+from lora_tta.adaptation.methods.lora import fresh_adapter, remove_adapter
 from lora_tta.adaptation.objective import FlowMatchingObjective
 from lora_tta.config import load_params
 from lora_tta.models import OpenSoraTransformer3DModel
-from lora_tta.models.acceleration import accelerate
 from lora_tta.models.lora_targets import adapter_layers
+from lora_tta.models.speed.acceleration import accelerate
 
 RANK = 16
 # Standard deviations of the adapter's B, which is zero at first: about 7e-4 after 20 steps at 1e-4, see

@@ -31,11 +31,11 @@ import av
 from machine import describe_cpu
 
 from lora_tta.config import DataParams, PreprocessParams
-from lora_tta.data.clips import NUM_FRAMES
-from lora_tta.data.frames import FrameScaler
 from lora_tta.data.preprocess import preprocess
+from lora_tta.data.scaling import FrameScaler
 from lora_tta.data.transcode import ClipFormat, Timing, read_timing, resample
 from lora_tta.data.ucf101 import find_videos
+from lora_tta.records.clips import NUM_FRAMES
 
 
 def main() -> None:

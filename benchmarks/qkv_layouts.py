@@ -11,9 +11,10 @@ import statistics
 import torch
 from random_model import time_once
 
-from lora_tta.models import qkv_kernel, transformer
-from lora_tta.models.projections import Projected
-from lora_tta.models.qkv_kernel import Layout
+from lora_tta.models import transformer
+from lora_tta.models.fused_linears import Projected
+from lora_tta.models.speed import qkv_kernel
+from lora_tta.models.speed.qkv_kernel import Layout
 
 NUM_HEADS, HEAD_DIM, RANK = 24, 128, 16
 # Tokens of text and video together at 192x336: three branches, one, and a LoRA step.

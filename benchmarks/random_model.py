@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lora_tta.adaptation.conditioning import Conditioning
+from lora_tta.backbones.conditioning import Conditioning
 from lora_tta.models import OpenSoraTransformer3DModel
 from lora_tta.models.memory import require_memory
 from lora_tta.models.packing import (

@@ -28,20 +28,20 @@ import optuna
 import pandas as pd
 from optuna.trial import TrialState
 
-from lora_tta.adaptation.conditioning import encode_conditioning
-from lora_tta.adaptation.settings import LoraSettings
 from lora_tta.adaptation.trajectory import adapt
+from lora_tta.backbones.conditioning import encode_conditioning
 from lora_tta.config import Params, load_params
-from lora_tta.data.clips import Clip, read_manifest
 from lora_tta.data.preprocess import preprocess
-from lora_tta.evaluation.files import write_text
-from lora_tta.evaluation.results import mean_metrics
 from lora_tta.experiment import encoding, runner
 from lora_tta.experiment.encoding import encode_clip
-from lora_tta.experiment.model import LazyModel
+from lora_tta.experiment.lazy_model import LazyModel
 from lora_tta.experiment.runner import ClipRunner
+from lora_tta.files import write_text
 from lora_tta.generation.continuation import generate_continuation
-from lora_tta.search.folders import SearchFolders
+from lora_tta.records.clips import Clip, read_manifest
+from lora_tta.records.point import LoraSettings
+from lora_tta.records.results import mean_metrics
+from lora_tta.records.search_folders import SearchFolders
 from lora_tta.search.study import CLIPS_ATTRIBUTE, best_trial, open_study, settings_of
 from lora_tta.search.worker import run_worker
 

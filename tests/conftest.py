@@ -11,8 +11,10 @@ with without_garbage_collection():
     from diffusers import AutoencoderKLHunyuanVideo, FlowMatchEulerDiscreteScheduler
     from transformers import ByT5Tokenizer, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
+    from lora_tta.backbones.conditioning import Conditioning
     from lora_tta.config import Params, load_params
     from lora_tta.models import OpenSoraContinuationPipeline, OpenSoraTransformer3DModel
+    from lora_tta.models.loading import load_pipeline
 
 # The tests run in two processes; threads of both on two cores would wait for each other.
 torch.set_num_threads(1)
@@ -69,7 +71,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's tables in SQLite. Making them takes seconds, so tests that need a store copy the file."""
-    from lora_tta.tracking.runs import _create_database
+    from lora_tta.tracking.mlflow_runs import _create_database
 
     path = tmp_path_factory.mktemp("mlflow") / "empty.db"
     _create_database(path, path.parent)
@@ -105,4 +107,25 @@ def moving_frames() -> np.ndarray:
     waves = [np.sin((columns - shifts) / 5), np.sin(rows / 7 + shifts / 9), np.sin((rows + columns) / 6)]
     return np.stack([np.broadcast_to(127 + 90 * wave, (70, 48, 64)) for wave in waves], axis=-1).astype(
         np.uint8
+    )
+
+
+@pytest.fixture
+def pipeline(tiny_model):
+    return load_pipeline(tiny_model, "cpu", torch.float32)
+
+
+@pytest.fixture
+def conditioning():
+    generator = torch.Generator().manual_seed(1)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator)
+
+    return Conditioning(
+        reference_latents=normal(1, 16, 9, 4, 6),
+        prompt_embeds=normal(1, 16, 16),
+        pooled_prompt_embeds=normal(1, 16),
+        negative_prompt_embeds=normal(1, 16, 16),
+        negative_pooled_prompt_embeds=normal(1, 16),
     )

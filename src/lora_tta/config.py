@@ -48,7 +48,7 @@ class ModelParams(Section):
     """The diffusers folder of the model, and where and in what precision it runs.
 
     ``num_threads`` is fixed because sums on the CPU differ in their last bits with the number of threads.
-    ``accelerate`` matters on a GPU only, see :mod:`lora_tta.models.acceleration`.
+    ``accelerate`` matters on a GPU only, see :mod:`lora_tta.models.speed.acceleration`.
     """
 
     path: Path

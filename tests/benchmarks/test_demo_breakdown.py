@@ -46,7 +46,7 @@ import importlib, operator
 for name in {names}:
     module, _, path = name.partition(":")
     assert operator.attrgetter(path)(importlib.import_module(module)).__wrapped__, name
-from lora_tta.experiment.fingerprint import code_version
+from lora_tta.cache.keys import code_version
 code_version()
 """
     (tmp_path / "log").mkdir()

@@ -6,10 +6,10 @@ import pytest
 from footage import CLIPS, encode, make_ucf_folder, moving_frames
 
 from lora_tta.config import DataParams, PreprocessParams
-from lora_tta.data.clips import read_manifest
 from lora_tta.data.preprocess import preprocess
 from lora_tta.data.video import read_clip_frames, read_conditioning_frames
 from lora_tta.errors import UserError
+from lora_tta.records.clips import read_manifest
 
 
 def params(num_clips=None, seed=0) -> PreprocessParams:

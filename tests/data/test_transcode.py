@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from footage import CLIPS, encode, moving_frames
 
-from lora_tta.data.clips import Clip
 from lora_tta.data.transcode import ClipFormat, Reason, Rejection, transcode
 from lora_tta.data.ucf101 import Source
 from lora_tta.data.video import read_video
+from lora_tta.records.clips import Clip
 
 FORMAT = ClipFormat(height=96, width=128, fps=24, window="first")
 FILM_RATE = Fraction(30000, 1001)

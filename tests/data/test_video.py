@@ -4,9 +4,9 @@ import pytest
 from av.video.frame import PictureType
 from footage import CLIPS, encode, moving_frames
 
-from lora_tta.data.clips import CONDITIONING_FRAMES, NUM_FRAMES
 from lora_tta.data.video import read_video, write_video
 from lora_tta.errors import UserError
+from lora_tta.records.clips import CONDITIONING_FRAMES, NUM_FRAMES
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from lora_tta.evaluation.definitions import ClipMetrics
-from lora_tta.evaluation.results import ClipResult
+from lora_tta.records.metric_table import ClipMetrics
+from lora_tta.records.results import ClipResult
 
 
 def make_result(

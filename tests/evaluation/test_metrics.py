@@ -4,9 +4,9 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from lora_tta.errors import UserError
-from lora_tta.evaluation.definitions import METRIC_DIRECTIONS
 from lora_tta.evaluation.metrics import MAX_PSNR, ContinuationMetrics
 from lora_tta.evaluation.perceptual import load_perceptual_distance
+from lora_tta.records.metric_table import METRIC_DIRECTIONS
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ from pathlib import Path
 import av
 import numpy as np
 
+from lora_tta.cache.store import ContentCache
 from lora_tta.config import Params
-from lora_tta.data.clips import Clip, read_manifest
 from lora_tta.data.preprocess import preprocess
-from lora_tta.experiment.cache import ContentCache
 from lora_tta.experiment.encoding import encode_clip
-from lora_tta.experiment.model import LazyModel
+from lora_tta.experiment.lazy_model import LazyModel
+from lora_tta.records.clips import Clip, read_manifest
 
 
 def prepare_clips(params: Params, folder: Path, videos: Sequence[np.ndarray]) -> tuple[Params, list[Clip]]:

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lora_tta.data.clips import Clip
+from lora_tta.cache.store import ContentCache
 from lora_tta.data.video import write_video
-from lora_tta.experiment.cache import ContentCache
 from lora_tta.experiment.encoding import encode_clip
-from lora_tta.experiment.model import LazyModel
+from lora_tta.experiment.lazy_model import LazyModel
+from lora_tta.records.clips import Clip
 
 CLIP = Clip("v_Sliding_g01_c01", "Sliding", "sliding", "raw.avi", 65, 24.0, 0, 65, 24, 32, 48, "")
 

@@ -11,7 +11,7 @@ from lora_tta.config import load_params
 from lora_tta.errors import UserError
 from lora_tta.experiment.pool import call_in_process, clip_workers
 
-LIGHT_MODULE = "lora_tta.data.clips"
+LIGHT_MODULE = "lora_tta.records.clips"
 
 # Runs clips as a stage does, and tells what came back and whether it has imported torch.
 STAGE = """

@@ -5,11 +5,11 @@ import pytest
 from prepared_clips import prepare_clips
 
 from lora_tta.adaptation.trajectory import LoraSettings, adapt
-from lora_tta.data.clips import read_manifest
-from lora_tta.experiment import model as model_module
+from lora_tta.experiment import lazy_model as model_module
 from lora_tta.experiment import runner as runner_module
 from lora_tta.experiment.clip_run import ClipRun, export_runs, strip
 from lora_tta.experiment.runner import ClipRunner
+from lora_tta.records.clips import read_manifest
 
 SETTINGS = LoraSettings(rank=2, learning_rate=1e-2, num_steps=3)
 

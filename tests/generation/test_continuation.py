@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from lora_tta.adaptation.conditioning import encode_conditioning
+from lora_tta.backbones.conditioning import encode_conditioning
 from lora_tta.generation.continuation import generate_continuation
 from lora_tta.models.loading import load_pipeline
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import ByT5Tokenizer, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from lora_tta.models import OpenSoraContinuationPipeline
-from lora_tta.models.convert import convert_transformer, convert_vae
+from lora_tta.models.conversion.tensors import convert_transformer, convert_vae
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 TEXT_LENGTH = 16

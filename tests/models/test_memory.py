@@ -2,7 +2,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lora_tta.adaptation.lora import fresh_adapter
+from lora_tta.adaptation.methods.lora import fresh_adapter
 from lora_tta.config import load_params
 from lora_tta.errors import UserError
 from lora_tta.models import OpenSoraTransformer3DModel, memory

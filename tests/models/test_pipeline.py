@@ -8,8 +8,8 @@ from PIL import Image
 import lora_tta
 from lora_tta.models import OpenSoraContinuationPipeline
 from lora_tta.models import pipeline as pipeline_module
-from lora_tta.models.acceleration import GraphedForward
-from lora_tta.models.frames import decode_latents
+from lora_tta.models.speed.acceleration import GraphedForward
+from lora_tta.models.vae import decode_latents
 
 FAST = {"num_inference_steps": 2, "output_type": "latent"}
 

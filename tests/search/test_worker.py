@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from lora_tta.search.launch import run_local_workers
-from lora_tta.search.sampling import build_sampler
+from lora_tta.search.samplers import build_sampler
 from lora_tta.search.study import settings_of
 from lora_tta.search.worker import WORKER_ATTRIBUTE, run_worker
 

@@ -8,7 +8,11 @@ import pytest
 
 @pytest.mark.parametrize(
     "module",
-    ["cli", "stages.summary", *(f"stages.{name}" for name in ("preprocess", "baseline", "search", "adapt"))],
+    [
+        "cli.main",
+        "cli.summary",
+        *(f"stages.{name}" for name in ("preprocess", "baseline", "search", "adapt")),
+    ],
 )
 def test_what_waits_for_others_imports_nothing_heavy(module):
     heavy = {"torch", "mlflow", "optuna", "pandas", "scipy"}

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lora_tta.adaptation.conditioning import Conditioning
+from lora_tta.backbones.conditioning import Conditioning
 from lora_tta.config import AdaptationParams
 from lora_tta.models import OpenSoraTransformer3DModel
 from lora_tta.models.packing import pack_condition, pack_latents, prepare_img_ids, prepare_txt_ids

@@ -10,8 +10,7 @@ from diffusers.optimization import get_constant_schedule_with_warmup
 from peft import PeftConfig
 from torch import Tensor
 
-from lora_tta.adaptation.conditioning import Conditioning
-from lora_tta.adaptation.lora import (
+from lora_tta.adaptation.methods.lora import (
     ADAPTER,
     adapter_state,
     fresh_adapter,
@@ -19,12 +18,13 @@ from lora_tta.adaptation.lora import (
     save_adapter,
 )
 from lora_tta.adaptation.objective import FlowMatchingObjective
-from lora_tta.adaptation.settings import LoraSettings
+from lora_tta.backbones.conditioning import Conditioning
 from lora_tta.config import AdaptationParams
 from lora_tta.models import OpenSoraTransformer3DModel
 from lora_tta.models.memory import activation_bytes, available_memory
 from lora_tta.models.packing import PATCH_SIZE
 from lora_tta.peak_memory import PeakMemory
+from lora_tta.records.point import LoraSettings
 
 STATE_NAME = "trajectory.pt"
 

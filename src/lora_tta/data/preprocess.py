@@ -20,11 +20,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lora_tta.config import DataParams, PreprocessParams
-from lora_tta.data.clips import MANIFEST_NAME, Clip, write_manifest
-from lora_tta.data.sampling import StratifiedSampler
+from lora_tta.data.stratified import StratifiedSampler
 from lora_tta.data.transcode import ClipFormat, Rejection, transcode
 from lora_tta.data.ucf101 import Source, find_videos, read_split_list, select_listed
 from lora_tta.errors import UserError
+from lora_tta.records.clips import MANIFEST_NAME, Clip, write_manifest
 
 REJECTED_NAME = "rejected.json"
 # Fewer are done before one more process has started.

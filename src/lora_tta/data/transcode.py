@@ -15,11 +15,11 @@ from typing import Literal
 import av
 from av.stream import Disposition
 
-from lora_tta.data.clips import NUM_FRAMES, Clip
 from lora_tta.data.containers import is_cut_short
-from lora_tta.data.frames import FrameScaler
+from lora_tta.data.scaling import FrameScaler
 from lora_tta.data.ucf101 import Source, caption_of
 from lora_tta.data.video import encode_h264
+from lora_tta.records.clips import NUM_FRAMES, Clip
 
 # Containers round time stamps, Matroska to a millisecond: a frame counts as on time up to this.
 _TIME_TOLERANCE = Fraction(1, 1000)

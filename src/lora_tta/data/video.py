@@ -16,9 +16,9 @@ import av
 import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc, Interpolation
 
-from lora_tta.data.clips import CONDITIONING_FRAMES, NUM_FRAMES, Clip
-from lora_tta.data.frames import BT709, RGBConverter
+from lora_tta.data.scaling import BT709, RGBConverter
 from lora_tta.errors import UserError
+from lora_tta.records.clips import CONDITIONING_FRAMES, NUM_FRAMES, Clip
 
 # At least 44 dB for every frame of the real footage tried at 192x336; continuations are near 16 dB.
 QUANTISER = 10

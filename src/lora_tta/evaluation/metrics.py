@@ -8,8 +8,8 @@ from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from lora_tta.errors import UserError
-from lora_tta.evaluation.definitions import ClipMetrics
 from lora_tta.evaluation.perceptual import MIN_FRAME_SIZE, PerceptualDistance
+from lora_tta.records.metric_table import ClipMetrics
 
 DATA_RANGE = 255.0
 MIN_MSE = 1 / 12

@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 from torchvision.models import AlexNet_Weights
 
 from lora_tta.errors import UserError
-from lora_tta.evaluation.definitions import TRAINED_NAME, UNTRAINED_NAME
+from lora_tta.records.metric_table import TRAINED_NAME, UNTRAINED_NAME
 
 logger = logging.getLogger(__name__)
 

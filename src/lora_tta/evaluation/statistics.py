@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lora_tta.evaluation.definitions import Direction
+from lora_tta.records.metric_table import Direction
 
 CONFIDENCE = 0.95
 

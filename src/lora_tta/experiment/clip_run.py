@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from lora_tta.adaptation.adapter_files import export_adapter
-from lora_tta.data.clips import Clip
 from lora_tta.data.video import read_clip_frames
-from lora_tta.evaluation.results import ClipResult, write_results
-from lora_tta.evaluation.strips import frame_strip
+from lora_tta.records.clips import Clip
+from lora_tta.records.results import ClipResult, write_results
+from lora_tta.report.filmstrip import frame_strip
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from lora_tta.adaptation.conditioning import encode_conditioning
-from lora_tta.data.clips import Clip
+from lora_tta.backbones.conditioning import encode_conditioning
+from lora_tta.cache.store import ContentCache
 from lora_tta.data.video import read_conditioning_frames
-from lora_tta.experiment.cache import ContentCache
-from lora_tta.experiment.model import LazyModel
+from lora_tta.experiment.lazy_model import LazyModel
+from lora_tta.records.clips import Clip
 
 CONDITIONING_NAME = "conditioning.safetensors"
 

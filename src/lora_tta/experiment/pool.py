@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from lora_tta.adaptation.settings import LoraSettings
 from lora_tta.config import Params
-from lora_tta.data.clips import Clip
+from lora_tta.records.clips import Clip
+from lora_tta.records.point import LoraSettings
 
 if TYPE_CHECKING:
     from lora_tta.experiment.clip_run import ClipRun

@@ -11,22 +11,22 @@ with without_garbage_collection():
     import numpy as np
     from filelock import Timeout
 
-    from lora_tta.adaptation.conditioning import Conditioning
-    from lora_tta.adaptation.lora import load_adapter, remove_adapter
-    from lora_tta.adaptation.settings import LoraSettings
+    from lora_tta.adaptation.methods.lora import load_adapter, remove_adapter
     from lora_tta.adaptation.trajectory import Snapshot, adapt
+    from lora_tta.backbones.conditioning import Conditioning
+    from lora_tta.cache.keys import derive_seed, file_sha256
+    from lora_tta.cache.store import ContentCache
     from lora_tta.config import Params
-    from lora_tta.data.clips import CONDITIONING_FRAMES, Clip
     from lora_tta.data.video import read_clip_frames, write_video
-    from lora_tta.evaluation.definitions import METRIC_DIRECTIONS, TRAINED_NAME, UNTRAINED_NAME
     from lora_tta.evaluation.metrics import ContinuationMetrics
     from lora_tta.evaluation.perceptual import PerceptualDistance, load_perceptual_distance
-    from lora_tta.evaluation.results import ClipResult, read_results, write_results
-    from lora_tta.experiment.cache import ContentCache
     from lora_tta.experiment.clip_run import ClipRun
-    from lora_tta.experiment.fingerprint import derive_seed, file_sha256
-    from lora_tta.experiment.model import LazyModel
+    from lora_tta.experiment.lazy_model import LazyModel
     from lora_tta.generation.continuation import generate_continuation
+    from lora_tta.records.clips import CONDITIONING_FRAMES, Clip
+    from lora_tta.records.metric_table import METRIC_DIRECTIONS, TRAINED_NAME, UNTRAINED_NAME
+    from lora_tta.records.point import LoraSettings
+    from lora_tta.records.results import ClipResult, read_results, write_results
 
 VIDEO_NAME, FRAMES_NAME, COST_NAME = "continuation.mp4", "frames.npy", "cost.json"
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lora_tta.adaptation.conditioning import Conditioning
+from lora_tta.backbones.conditioning import Conditioning
 from lora_tta.config import GenerationParams
-from lora_tta.data.clips import NUM_FRAMES
 from lora_tta.models import OpenSoraContinuationPipeline
 from lora_tta.peak_memory import PeakMemory
+from lora_tta.records.clips import NUM_FRAMES
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from transformers import CLIPTextModel, T5EncoderModel
 from lora_tta.errors import UserError
 from lora_tta.models.memory import count_parameters, require_memory
 from lora_tta.models.pipeline import OpenSoraContinuationPipeline
+from lora_tta.models.speed.weight_streaming import read_weights
 from lora_tta.models.transformer import OpenSoraTransformer3DModel
-from lora_tta.models.weights import read_weights
 
 MODEL_CLASSES = {
     "transformer": OpenSoraTransformer3DModel,

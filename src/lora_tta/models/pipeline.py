@@ -19,15 +19,6 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, PreTrainedTokenizerBase, T5EncoderModel
 
-from lora_tta.models.acceleration import GraphedForward
-from lora_tta.models.frames import (
-    Video,
-    decode_latents,
-    disable_framewise_coding,
-    encode_video,
-    preprocess_frames,
-    select_reference_frames,
-)
 from lora_tta.models.guidance import Guidance
 from lora_tta.models.packing import (
     PATCH_SIZE,
@@ -43,7 +34,16 @@ from lora_tta.models.packing import (
     unpack_latents,
 )
 from lora_tta.models.scheduling import set_shifted_timesteps
+from lora_tta.models.speed.acceleration import GraphedForward
 from lora_tta.models.transformer import OpenSoraTransformer3DModel
+from lora_tta.models.vae import (
+    Video,
+    decode_latents,
+    disable_framewise_coding,
+    encode_video,
+    preprocess_frames,
+    select_reference_frames,
+)
 
 OUTPUT_TYPES = ("latent", "pt", "np", "pil")
 T5_MAX_LENGTH = 512

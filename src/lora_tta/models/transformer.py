@@ -25,7 +25,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lora_tta.models.projections import Projected, StackedLinears, project
+from lora_tta.models.fused_linears import Projected, StackedLinears, project
 
 NORM_EPS = 1e-6
 RotaryEmbedding = tuple[Tensor, Tensor]

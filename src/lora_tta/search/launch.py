@@ -9,10 +9,10 @@ import submitit
 from submitit.helpers import Checkpointable
 
 from lora_tta.config import Params
-from lora_tta.data.clips import Clip
 from lora_tta.errors import UserError
 from lora_tta.experiment.pool import forkserver
-from lora_tta.search.folders import SearchFolders
+from lora_tta.records.clips import Clip
+from lora_tta.records.search_folders import SearchFolders
 
 WORKER_MODULE = "lora_tta.search.worker"
 POLL_SECONDS = 2

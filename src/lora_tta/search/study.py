@@ -11,12 +11,12 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from lora_tta.adaptation.settings import LoraSettings
+from lora_tta.cache.keys import digest
+from lora_tta.cache.store import ContentCache
 from lora_tta.config import Params
 from lora_tta.errors import UserError
-from lora_tta.experiment.cache import ContentCache
-from lora_tta.experiment.fingerprint import digest
-from lora_tta.search.sampling import build_pruner
+from lora_tta.records.point import LoraSettings
+from lora_tta.search.samplers import build_pruner
 
 JOURNAL_NAME = "journal.log"
 MEANS_ATTRIBUTE, CLIPS_ATTRIBUTE = "means", "clips"

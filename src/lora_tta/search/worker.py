@@ -12,16 +12,16 @@ with without_garbage_collection():
     from optuna.trial import FrozenTrial, TrialState
     from tqdm import tqdm
 
+    from lora_tta.cache.keys import derive_seed
     from lora_tta.config import Params, SearchSpace
-    from lora_tta.data.clips import Clip
     from lora_tta.errors import UserError
-    from lora_tta.evaluation.results import COST_NAMES, mean_costs, mean_metrics
     from lora_tta.experiment.clip_run import ClipRun, strip
-    from lora_tta.experiment.fingerprint import derive_seed
     from lora_tta.experiment.runner import ClipRunner
-    from lora_tta.search.folders import SearchFolders
+    from lora_tta.records.clips import Clip
+    from lora_tta.records.results import COST_NAMES, mean_costs, mean_metrics
+    from lora_tta.records.search_folders import SearchFolders
     from lora_tta.search.heartbeat import Heartbeat
-    from lora_tta.search.sampling import build_sampler
+    from lora_tta.search.samplers import build_sampler
     from lora_tta.search.study import (
         CLIPS_ATTRIBUTE,
         FINISHED_STATES,
@@ -30,7 +30,7 @@ with without_garbage_collection():
         settings_of,
         trial_key,
     )
-    from lora_tta.tracking.runs import (
+    from lora_tta.tracking.mlflow_runs import (
         log_clip_runs,
         log_settings,
         open_experiment,

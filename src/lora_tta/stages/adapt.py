@@ -3,12 +3,12 @@
 import json
 import sys
 
-from lora_tta.adaptation.settings import LoraSettings
-from lora_tta.data.clips import read_manifest
 from lora_tta.errors import report_user_errors
 from lora_tta.experiment.pool import clip_workers
+from lora_tta.records.clips import read_manifest
+from lora_tta.records.point import LoraSettings
 from lora_tta.stages.paths import ADAPT, BEST, CLIPS, ENCODED
-from lora_tta.stages.settings import load_stage_params
+from lora_tta.stages.stage_params import load_stage_params
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     with clip_workers(params, CLIPS, ENCODED) as run_clips:
         # Imported while the workers import torch.
         from lora_tta.experiment.clip_run import export_runs, strip
-        from lora_tta.tracking.runs import log_clip_runs, log_settings, open_experiment, tracked_run
+        from lora_tta.tracking.mlflow_runs import log_clip_runs, log_settings, open_experiment, tracked_run
 
         experiment_id = open_experiment(params.tracking)
         runs = run_clips(clips, LoraSettings(**best["settings"]), "adapt")

@@ -7,13 +7,13 @@ from lora_tta.imports import without_garbage_collection
 with without_garbage_collection():
     from tqdm import tqdm
 
-    from lora_tta.data.clips import read_manifest
+    from lora_tta.cache.store import ContentCache
     from lora_tta.errors import report_user_errors
-    from lora_tta.experiment.cache import ContentCache
     from lora_tta.experiment.encoding import encode_clip
-    from lora_tta.experiment.model import LazyModel
+    from lora_tta.experiment.lazy_model import LazyModel
+    from lora_tta.records.clips import read_manifest
     from lora_tta.stages.paths import CLIPS, ENCODED
-    from lora_tta.stages.settings import load_stage_params
+    from lora_tta.stages.stage_params import load_stage_params
 
 
 def main() -> None:

@@ -10,11 +10,11 @@ from plotly.io import to_html
 
 from lora_tta.config import Params, load_params
 from lora_tta.errors import report_user_errors
-from lora_tta.evaluation.definitions import UNTRAINED_NAME
-from lora_tta.evaluation.files import write_text
-from lora_tta.evaluation.plots import write_plots
-from lora_tta.evaluation.report import ClipVideos, ReportContext, write_report
-from lora_tta.evaluation.results import ClipResult, compare, mean_costs, read_results
+from lora_tta.files import write_text
+from lora_tta.records.metric_table import UNTRAINED_NAME
+from lora_tta.records.results import ClipResult, compare, mean_costs, read_results
+from lora_tta.report.dvc_plots import write_plots
+from lora_tta.report.page import ClipVideos, ReportContext, write_report
 from lora_tta.stages.paths import (
     ADAPT,
     BASELINE,

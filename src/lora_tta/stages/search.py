@@ -5,13 +5,13 @@ import sys
 from collections.abc import Sequence
 
 from lora_tta.config import Params
-from lora_tta.data.clips import Clip, read_manifest
 from lora_tta.errors import UserError, report_user_errors
 from lora_tta.experiment.pool import call_in_process
-from lora_tta.search.folders import SearchFolders
+from lora_tta.records.clips import Clip, read_manifest
+from lora_tta.records.search_folders import SearchFolders
 from lora_tta.search.launch import WORKER_MODULE, run_local_workers, run_slurm_workers
 from lora_tta.stages.paths import BEST, CLIPS, ENCODED, FIGURES, SLURM_LOGS, STUDY, TRIALS
-from lora_tta.stages.settings import load_stage_params
+from lora_tta.stages.stage_params import load_stage_params
 
 
 def main(processes: int | None = None, cluster: str | None = None) -> None:
@@ -37,9 +37,8 @@ def main(processes: int | None = None, cluster: str | None = None) -> None:
 
 def _conclude(params: Params, clips: Sequence[Clip]) -> None:
     """Write what the study has found, in a process that has imported all of this for its work on a trial."""
-    from lora_tta.evaluation.files import write_csv, write_text
     from lora_tta.experiment.runner import ClipRunner
-    from lora_tta.search.figures import study_figures
+    from lora_tta.files import write_csv, write_text
     from lora_tta.search.study import (
         MEANS_ATTRIBUTE,
         best_trial,
@@ -48,7 +47,8 @@ def _conclude(params: Params, clips: Sequence[Clip]) -> None:
         trial_key,
         trial_table,
     )
-    from lora_tta.tracking.runs import log_study, open_experiment
+    from lora_tta.search.study_figures import study_figures
+    from lora_tta.tracking.mlflow_runs import log_study, open_experiment
 
     runner = ClipRunner(params, CLIPS, ENCODED)
     study = open_study(STUDY, params, runner.setting(clips))

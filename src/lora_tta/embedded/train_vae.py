@@ -1,0 +1,212 @@
+"""Train the embedded model's causal VAE.
+
+`python -m lora_tta.embedded.train_vae --latents FILE --output DIR`
+"""
+
+import argparse
+import json
+import math
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from diffusers import AutoencoderKLHunyuanVideo
+from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import (
+    HunyuanVideoDownsampleCausal3D,
+    HunyuanVideoResnetBlockCausal3D,
+    HunyuanVideoUpsampleCausal3D,
+)
+from torch import Tensor, nn
+
+from lora_tta.embedded.latents import LatentSpace
+from lora_tta.embedded.loop import completed_steps, optimise, step_generator
+from lora_tta.embedded.recipe import VALIDATION_SEED, VAERecipe, Video, describe
+from lora_tta.embedded.scenes import excerpt, render_videos, scene_batches
+from lora_tta.embedded.synthetic import HELD_OUT_CLASSES, TRAINING_CLASSES
+from lora_tta.models.vae import disable_framewise_coding
+
+# Orthonormal rows: brightness and two colour differences.
+OPPONENT_COLOURS = (
+    (0.577350, 0.577350, 0.577350),
+    (0.707107, -0.707107, 0.0),
+    (0.408248, 0.408248, -0.816497),
+)
+TARGET_NOISE = 0.1  # standard deviation, on components with unit variance
+INITIAL_LOG_VARIANCE = -6.0  # of the posterior: as strong as the latents, its noise would hide them
+
+
+def build_vae(config: dict) -> AutoencoderKLHunyuanVideo:
+    """A new VAE in which every residual branch starts at zero and every resampling convolution as a copy.
+
+    The picture then passes through all layers from the start, colours included.
+    """
+    vae = disable_framewise_coding(AutoencoderKLHunyuanVideo(**config))
+    for module in vae.modules():
+        if isinstance(module, HunyuanVideoResnetBlockCausal3D):
+            nn.init.zeros_(module.conv2.conv.weight)
+            nn.init.zeros_(module.conv2.conv.bias)
+        elif isinstance(module, HunyuanVideoDownsampleCausal3D | HunyuanVideoUpsampleCausal3D):
+            nn.init.dirac_(module.conv.conv.weight)
+            nn.init.zeros_(module.conv.conv.bias)
+    nn.init.constant_(vae.quant_conv.bias[config["latent_channels"] :], INITIAL_LOG_VARIANCE)
+    return vae
+
+
+class VAEObjective(nn.Module):
+    """Errors of reconstruction and latents, and a small divergence that keeps the posterior defined."""
+
+    def __init__(self, vae: AutoencoderKLHunyuanVideo, recipe: VAERecipe) -> None:
+        super().__init__()
+        self.vae, self.recipe = vae, recipe
+        weights = torch.tensor((1.0, recipe.chroma_weight, recipe.chroma_weight)).sqrt()
+        self.register_buffer(
+            "to_colours", weights[:, None] * torch.tensor(OPPONENT_COLOURS), persistent=False
+        )
+
+    def forward(
+        self, videos: Tensor, targets: Tensor, decode_targets: bool, generator: torch.Generator
+    ) -> Tensor:
+        """Loss of a batch.
+
+        Args:
+            videos: (B, 3, F, H, W) in [-1, 1].
+            targets: their principal components (B, C, T, H/8, W/8).
+            decode_targets: draw from the components, with some noise, while the encoder learns them.
+            generator: of the noise.
+        """
+        posterior = self.vae.encode(videos).latent_dist
+        if decode_targets:
+            noise = torch.randn(targets.shape, generator=generator, device=targets.device)
+            latents = targets + TARGET_NOISE * noise
+        else:
+            latents = posterior.sample(generator)
+        error = self.vae.decode(latents).sample.float() - videos
+        error = torch.einsum("ij,bj...->bi...", self.to_colours, error)
+        latent_error = posterior.mean.float() - targets
+        divergence = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).float().mean()
+        return (
+            error.square().mean()
+            + self.recipe.latent_weight * latent_error.square().mean()
+            + self.recipe.kl_weight * divergence
+        )
+
+
+@torch.no_grad()
+def reconstruction_psnr(
+    vae: AutoencoderKLHunyuanVideo, video: Video, classes: tuple[str, ...], clips: int, batch_size: int = 8
+) -> float:
+    """Mean over clips of the PSNR in dB of reconstructions of fresh clips."""
+    batches = scene_batches(
+        video, batch_size, VALIDATION_SEED, -(-clips // batch_size), vae.device, 0, classes
+    )
+    values = []
+    for scenes, _ in batches:
+        videos = render_videos(scenes, video)
+        decoded = vae.decode(vae.encode(videos).latent_dist.mode()).sample.clamp(-1, 1)
+        values.append(-10 * (((decoded - videos) / 2) ** 2).mean(dim=(1, 2, 3, 4)).log10())
+    return torch.cat(values)[:clips].mean().item()
+
+
+@torch.no_grad()
+def fold_scaling_factor(vae: AutoencoderKLHunyuanVideo) -> None:
+    """Make the scaled latents what the VAE was trained to produce: its scaling factor is the published one.
+
+    The factor goes into the two 1x1x1 convolutions next to the latents; reconstructions stay the same.
+    """
+    factor, channels = vae.config.scaling_factor, vae.config.latent_channels
+    vae.quant_conv.weight[:channels] /= factor
+    vae.quant_conv.bias[:channels] /= factor
+    vae.quant_conv.bias[channels:] -= 2 * math.log(factor)
+    vae.post_quant_conv.weight *= factor
+
+
+def train_vae(
+    recipe: VAERecipe,
+    latent_space: LatentSpace,
+    output: Path,
+    resume: bool = False,
+    checkpoint_every: int = 500,
+    num_workers: int = 4,
+    stop_after: int | None = None,
+) -> AutoencoderKLHunyuanVideo:
+    """Train the VAE and return it; every checkpoint also writes it, in float32, to `output/vae`."""
+    settings, output = recipe.optimisation, Path(output)
+    accelerator = Accelerator(mixed_precision=settings.mixed_precision)
+    set_seed(settings.seed)
+    vae = build_vae(recipe.config)
+    objective = VAEObjective(vae, recipe)
+    first_step = completed_steps(output) if resume else 0
+    drawn = scene_batches(
+        recipe.video,
+        settings.batch_size,
+        first_seed=first_step * settings.batch_size,
+        num_batches=settings.steps - first_step,
+        device=accelerator.device,
+        num_workers=num_workers,
+    )
+    space = latent_space.to(accelerator.device)
+    shares = torch.tensor(list(recipe.clip_lengths.values()))
+
+    def loss_of_step(prepared: nn.Module, step: int) -> Tensor:
+        choices = step_generator(settings.seed, step, torch.device("cpu"))
+        length = list(recipe.clip_lengths)[torch.multinomial(shares, 1, generator=choices)]
+        start = torch.randint(recipe.video.num_frames - length + 1, (), generator=choices).item()
+        scenes, _ = next(drawn)
+        clips = max(1, recipe.frames_per_step // length)
+        videos = render_videos(excerpt(scenes, clips, start, length), recipe.video)
+        return prepared(
+            videos,
+            space.encode(videos),
+            decode_targets=step < recipe.decode_targets * settings.steps,
+            generator=step_generator(settings.seed, step, accelerator.device),
+        )
+
+    def save() -> None:
+        finished = deepcopy(vae)
+        fold_scaling_factor(finished)
+        finished.save_pretrained(output / "vae")
+        (output / "recipe.json").write_text(json.dumps(describe(recipe), indent=2))
+
+    optimise(
+        accelerator, objective, loss_of_step, save, settings, output, first_step, checkpoint_every, stop_after
+    )
+    fold_scaling_factor(vae)
+    return vae
+
+
+def main() -> None:
+    """Command line."""
+    torch.set_float32_matmul_precision("high")
+    recipe = VAERecipe()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--latents", type=Path, required=True, help="file of lora_tta.embedded.latents")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output")
+    parser.add_argument("--steps", type=int, default=recipe.optimisation.steps)
+    parser.add_argument("--batch-size", type=int, default=recipe.optimisation.batch_size)
+    parser.add_argument("--seed", type=int, default=recipe.optimisation.seed)
+    parser.add_argument("--workers", type=int, default=4)
+    arguments = parser.parse_args()
+    settings = replace(
+        recipe.optimisation,
+        steps=arguments.steps,
+        batch_size=arguments.batch_size,
+        seed=arguments.seed,
+    )
+    vae = train_vae(
+        replace(recipe, optimisation=settings),
+        LatentSpace.load(arguments.latents),
+        arguments.output,
+        arguments.resume,
+        num_workers=arguments.workers,
+    )
+    for title, classes in (("training", TRAINING_CLASSES), ("held-out", HELD_OUT_CLASSES)):
+        psnr = reconstruction_psnr(vae, recipe.video, classes, clips=48)
+        print(f"PSNR on 48 fresh clips of {title} classes: {psnr:.2f} dB")
+
+
+if __name__ == "__main__":
+    main()

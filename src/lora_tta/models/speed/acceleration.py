@@ -1,0 +1,216 @@
+"""The transformer at the speed of the GPU: blocks compiled once, whole calls replayed as CUDA graphs.
+
+Compilation is regional: one double-stream and one single-stream block stand for nearly all. The rank of an
+adapter is a variable of the compiled code, and the weights are its arguments, so neither a reset adapter, nor
+another clip, rank or number of steps compiles anything again.
+"""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from itertools import zip_longest
+from typing import TypeVar
+
+import torch
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from peft import PeftConfig
+from torch import Tensor, nn
+
+from lora_tta.models.lora_targets import adapter_layers
+from lora_tta.models.transformer import OpenSoraTransformer3DModel
+
+# Above this many tokens a call takes so long that its launches hide behind it, and the memory that a graph
+# holds on to is worth more than the time it saves.
+MAX_GRAPH_TOKENS = 16_384
+MAX_COMPILED_VERSIONS = 64
+# Tuned block sizes of the normalisation kernels save 1 % of a sampling step and cost seconds of compilation
+# for each input shape, once on a machine; in a training step they save less.
+INFERENCE_COMPILATION = {"coordinate_descent_tuning": True}
+
+Result = TypeVar("Result")
+
+
+def accelerate(transformer: OpenSoraTransformer3DModel) -> None:
+    """Make a transformer on a GPU faster; its weights must stay on their device and in their dtype then."""
+    from lora_tta.models.speed.inductor_rows import keep_rows_in_registers
+
+    transformer.fuse_projections()
+    transformer.compute_by(**_kernels(transformer.config.attention_head_dim))
+    keep_rows_in_registers()
+    compile_blocks(transformer)
+    transformer.forward = GraphedForward(transformer)
+
+
+def _kernels(head_dim: int) -> dict[str, Callable]:
+    """What there is for this GPU, as arguments of `OpenSoraTransformer3DModel.compute_by`."""
+    kernels = {}
+    is_power_of_2 = head_dim.bit_count() == 1
+    if is_power_of_2:
+        # Triton comes with PyTorch for CUDA only.
+        from lora_tta.models.speed.qkv_kernel import qkv_heads
+
+        kernels["qkv_heads"] = qkv_heads
+    if has_hopper_kernels("flash_attn.cute"):
+        from lora_tta.models.speed.flash_attention import flash_attention
+
+        kernels["attention"] = flash_attention
+    if has_hopper_kernels("quack.epilogue"):
+        from lora_tta.models.speed.mlp_kernel import gelu_mlp
+
+        kernels["mlp"] = gelu_mlp
+    return kernels
+
+
+def has_hopper_kernels(module: str) -> bool:
+    """Whether the GPU is a Hopper one and an optional package with kernels for it is installed.
+
+    Args:
+        module: of the package, one that other packages of its name and its own older releases don't have.
+    """
+    is_installed = find_spec(module.partition(".")[0]) is not None
+    return is_installed and torch.cuda.get_device_capability()[0] == 9 and find_spec(module) is not None
+
+
+def compile_blocks(
+    transformer: OpenSoraTransformer3DModel, backend: str | Callable[..., object] = "inductor"
+) -> None:
+    """Compile the two kinds of blocks, each as one graph, when they first run.
+
+    The last block, which leaves out the text, is compiled apart, and so is the first in training, whose
+    input needs no gradient. Sets options of the compiler for the process: sizes are constants, except those
+    that :func:`mark_rank_dynamic` marks.
+    """
+    torch._dynamo.config.automatic_dynamic_shapes = False
+    torch._dynamo.config.force_parameter_static_shapes = False
+    torch._dynamo.config.force_nn_module_property_static_shapes = False
+    # By default 8, and one size of video takes 10: with or without adapter, guidance, gradients, and text.
+    torch._dynamo.config.recompile_limit = MAX_COMPILED_VERSIONS
+    transformer.compile_repeated_blocks(fullgraph=True, backend=backend)
+
+
+def mark_rank_dynamic(transformer: OpenSoraTransformer3DModel) -> None:
+    """Tell the compiler that the rank of the transformer's adapters varies."""
+    for layer in adapter_layers(transformer):
+        for down, up in zip(layer.lora_A.values(), layer.lora_B.values(), strict=True):
+            torch._dynamo.mark_dynamic(down.weight, 0)
+            torch._dynamo.mark_dynamic(up.weight, 1)
+
+
+class GraphedForward:
+    """A transformer's forward pass, and backward pass where there is one, as CUDA graphs.
+
+    A graph is captured at the first call with new input shapes or another state of the model (adapter put
+    in, merged or taken out), and replayed in all others. Calls that can't be replayed go to the module's own
+    forward pass: those on the CPU, with more than `MAX_GRAPH_TOKENS` tokens, or with recomputation.
+    """
+
+    def __init__(self, transformer: OpenSoraTransformer3DModel) -> None:
+        self._transformer = transformer
+        self._forward = type(transformer).forward
+        self.replays: dict[tuple, Callable[..., Tensor]] = {}
+        self._look_at_structure()
+
+    def __call__(
+        self, *, return_dict: bool = True, **inputs: Tensor | None
+    ) -> Transformer2DModelOutput | tuple[Tensor]:
+        """See `OpenSoraTransformer3DModel.forward`."""
+        if any(held is not now for held, now in zip_longest(self._adapters, _adapters(self._transformer))):
+            self._look_at_structure()
+        given = {name: value for name, value in inputs.items() if value is not None}
+        if not self._can_replay(given):
+            return self._forward(self._transformer, return_dict=return_dict, **inputs)
+        sample = self._replay(given)
+        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+
+    def with_room(self, work: Callable[[], Result]) -> Result:
+        """The result of work on the GPU, tried once more without the graphs where they leave no room."""
+        try:
+            return work()
+        except torch.OutOfMemoryError:
+            if not self.replays:
+                raise
+        # Not in the handler: the exception keeps alive what the failed attempt had allocated.
+        self.replays.clear()
+        torch.cuda.empty_cache()
+        return work()
+
+    def _look_at_structure(self) -> None:
+        """Walk through the modules, which is slow, once for every adapter that is put in or taken out."""
+        mark_rank_dynamic(self._transformer)
+        self._adapters = _adapters(self._transformer)
+        self._parameters = list(self._transformer.parameters())
+        self._adapter_layers = adapter_layers(self._transformer)
+
+    def _can_replay(self, inputs: dict[str, Tensor]) -> bool:
+        tokens, text = inputs["hidden_states"], inputs["encoder_hidden_states"]
+        return (
+            tokens.is_cuda
+            and len(tokens) * (tokens.shape[1] + text.shape[1]) <= MAX_GRAPH_TOKENS
+            and not (torch.is_grad_enabled() and self._transformer.gradient_checkpointing)
+        )
+
+    def _replay(self, inputs: dict[str, Tensor]) -> Tensor:
+        weights = tuple((parameter.data_ptr(), parameter.shape) for parameter in self._parameters)
+        key = (
+            weights,
+            self._mode(),
+            tuple((name, value.shape, value.dtype) for name, value in inputs.items()),
+        )
+        if key not in self.replays:
+            # Graphs of other weights would read memory that is no longer theirs.
+            self.replays = {held: replay for held, replay in self.replays.items() if held[0] == weights}
+            call = _Call(self._transformer, self._forward, tuple(inputs)).train(self._transformer.training)
+            self.replays[key] = self.with_room(lambda: _capture(call, inputs))
+        return self.replays[key](*inputs.values())
+
+    def _mode(self) -> tuple:
+        return (
+            torch.is_grad_enabled(),
+            self._transformer.training,
+            tuple(parameter.requires_grad for parameter in self._parameters),
+            tuple(layer.merged for layer in self._adapter_layers),
+        )
+
+
+class _Call(nn.Module):
+    """A transformer as a module of positional arguments, which is what can be captured."""
+
+    def __init__(
+        self, transformer: OpenSoraTransformer3DModel, forward: Callable[..., tuple[Tensor]], names: tuple
+    ) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self._forward = forward
+        self._names = names
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        named = dict(zip(self._names, inputs, strict=True))
+        return self._forward(self.transformer, return_dict=False, **named)[0]
+
+
+def _capture(call: nn.Module, inputs: dict[str, Tensor]) -> Callable[..., Tensor]:
+    capture = torch.cuda.make_graphed_callables if torch.is_grad_enabled() else _capture_inference
+    return capture(call, tuple(value.clone() for value in inputs.values()))
+
+
+def _capture_inference(call: nn.Module, static_inputs: tuple[Tensor, ...]) -> Callable[..., Tensor]:
+    """What `torch.cuda.make_graphed_callables` does, for calls without gradients."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream), torch._inductor.config.patch(INFERENCE_COMPILATION):
+        for _ in range(2):
+            call(*static_inputs)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = call(*static_inputs)
+
+    def replay(*inputs: Tensor) -> Tensor:
+        torch._foreach_copy_(static_inputs, inputs)
+        graph.replay()
+        return output.clone()
+
+    return replay
+
+
+def _adapters(transformer: OpenSoraTransformer3DModel) -> list[PeftConfig]:
+    return list(getattr(transformer, "peft_config", {}).values())

@@ -1,0 +1,173 @@
+"""One self-contained HTML page: what adaptation changed, by metric, clip and frame, with the videos."""
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from lora_tta.evaluation.statistics import PairedComparison
+from lora_tta.files import write_text
+from lora_tta.records.clips import CONDITIONING_FRAMES, NUM_FRAMES
+from lora_tta.records.metric_table import METRIC_DIRECTIONS, METRIC_LABELS, TRAINED_NAME, UNTRAINED_NAME
+from lora_tta.records.results import ClipResult, clip_table, pair_results
+from lora_tta.report.charts import BarChart, LineChart, difference_chart, interval_mark, line_chart
+from lora_tta.report.dvc_plots import clip_differences, frame_curve, loss_curve
+
+METRIC_DECIMALS = {"psnr": 2, "ssim": 4, TRAINED_NAME: 4, UNTRAINED_NAME: 4, "temporal_consistency": 2}
+DIFFERENCE_DECIMALS = {"psnr": 3, "ssim": 4, TRAINED_NAME: 4, UNTRAINED_NAME: 4, "temporal_consistency": 3}
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class ClipVideos:
+    """Three H.264 MP4 files of one clip, each with all 65 frames."""
+
+    target: Path
+    baseline: Path
+    adapted: Path
+
+
+@dataclass(frozen=True)
+class ReportContext:
+    """What the report shows.
+
+    Attributes:
+        title: of the page.
+        baseline: results without adaptation.
+        adapted: results of the same clips with adaptation.
+        comparisons: as :func:`lora_tta.records.results.compare` returns them.
+        videos: by ``clip_id``; clips without videos are left out of the video section.
+        max_videos: how many clips are shown with videos, spread evenly from the largest PSNR gain to the
+            largest loss.
+        fps: frame rate of the videos.
+        settings: setting names and values, for instance ``adaptation.condition``.
+        best_trial: name and value of what the search chose, None without a search.
+        notices: plain sentences that must be read with the numbers.
+        untrained_because: why LPIPS was not measured, None if it was.
+        trials: one row a trial, None without a search.
+        figures: trusted HTML fragments for the search section, inserted as they are. They must bring what
+            they need (plotly: ``include_plotlyjs=True`` on the first).
+    """
+
+    title: str
+    baseline: Sequence[ClipResult]
+    adapted: Sequence[ClipResult]
+    comparisons: Mapping[str, PairedComparison]
+    videos: Mapping[str, ClipVideos]
+    max_videos: int
+    fps: float
+    settings: Mapping[str, object]
+    best_trial: Mapping[str, object] | None
+    notices: Sequence[str]
+    untrained_because: str | None
+    trials: pd.DataFrame | None
+    figures: Sequence[str]
+
+
+def write_report(path: Path, context: ReportContext) -> None:
+    """Write the report as one HTML file that needs no network and no other file.
+
+    Raises:
+        UserError: the two sides hold different clips or metrics.
+        FileNotFoundError: a video of a clip that is shown is missing.
+    """
+    environment = Environment(
+        loader=PackageLoader("lora_tta.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"measured": _measured, "signed": _signed, "number": _number, "cell": _cell}
+    page = environment.get_template("report.html").render(
+        **{field.name: getattr(context, field.name) for field in fields(context)},
+        labels=METRIC_LABELS,
+        directions=METRIC_DIRECTIONS,
+        untrained_name=UNTRAINED_NAME,
+        conditioning_frames=CONDITIONING_FRAMES,
+        num_frames=NUM_FRAMES,
+        pairs=pair_results(context.baseline, context.adapted),
+        intervals={name: interval_mark(comparison) for name, comparison in context.comparisons.items()},
+        difference_charts={name: _difference_chart(context, name) for name in context.comparisons},
+        frame_charts={name: _frame_chart(context, name) for name in context.comparisons},
+        loss_chart=_loss_chart(context.adapted),
+        costs=_costs(context),
+        shown=_shown_clips(context),
+    )
+    write_text(path, page)
+
+
+def _difference_chart(context: ReportContext, metric: str) -> BarChart:
+    table = clip_differences(context.baseline, context.adapted, metric)
+    differences = dict(zip(table["clip_id"], table["difference"], strict=True))
+    return difference_chart(differences, METRIC_DIRECTIONS[metric], DIFFERENCE_DECIMALS[metric])
+
+
+def _frame_chart(context: ReportContext, metric: str) -> LineChart:
+    curve = frame_curve(context.baseline, context.adapted, metric)
+    return line_chart(curve["frame"].tolist(), {side: curve[side] for side in ("baseline", "adapted")})
+
+
+def _loss_chart(adapted: Sequence[ClipResult]) -> LineChart | None:
+    losses = loss_curve(adapted)
+    if losses.empty:
+        return None
+    curves = {name: losses[name] for name in ("quartile_1", "quartile_3", "mean")}
+    return line_chart(losses["step"].tolist(), curves)
+
+
+def _costs(context: ReportContext) -> list[tuple[str, str, str]]:
+    """Rows of name, baseline and adapted, per clip."""
+    sides = [clip_table(results) for results in (context.baseline, context.adapted)]
+    seconds = [
+        (name, *(f"{side[column].mean():.2f} s" for side in sides))
+        for name, column in (("Adaptation", "adapt_seconds"), ("Generation", "generate_seconds"))
+    ]
+    memory = (f"{side['peak_memory_bytes'].max() / GIB:.2f} GiB" for side in sides)
+    return [*seconds, ("Peak memory", *memory)]
+
+
+def _shown_clips(context: ReportContext) -> list[tuple[ClipResult, ClipResult, dict[str, str]]]:
+    """Clips with videos, evenly spread over the PSNR differences from gain to loss, videos as base64."""
+    candidates = [
+        pair for pair in pair_results(context.baseline, context.adapted) if pair[0].clip_id in context.videos
+    ]
+    candidates.sort(key=lambda pair: pair[0].metrics.summary["psnr"] - pair[1].metrics.summary["psnr"])
+    count = min(context.max_videos, len(candidates))
+    chosen = np.linspace(0, len(candidates) - 1, count).round().astype(int)
+    return [(*candidates[index], _embedded(context.videos[candidates[index][0].clip_id])) for index in chosen]
+
+
+def _embedded(videos: ClipVideos) -> dict[str, str]:
+    return {
+        field.name: base64.b64encode(getattr(videos, field.name).read_bytes()).decode("ascii")
+        for field in fields(videos)
+    }
+
+
+def _measured(value: float, metric: str) -> str:
+    return _number(value, METRIC_DECIMALS[metric])
+
+
+def _signed(value: float, metric: str) -> str:
+    return _number(value, DIFFERENCE_DECIMALS[metric], sign="+")
+
+
+def _number(value: float, decimals: int, sign: str = "-") -> str:
+    if math.isnan(value):
+        return "\N{EN DASH}"
+    return f"{value:{sign}.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _cell(value: object) -> str:
+    """A setting or a cell of the trials table; numbers short, lists plain, nothing for a missing value."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_cell, value))
+    if pd.isna(value):
+        return "\N{EN DASH}"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,196 @@
+"""MLflow runs: one parent a study, one child a trial, and the baseline and final runs beside them."""
+
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+from filelock import FileLock
+from mlflow.entities import Metric, Run
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from mlflow.tracking.context.registry import resolve_tags
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from plotly.graph_objects import Figure
+
+from lora_tta.config import SQLITE, TrackingParams
+from lora_tta.experiment.clip_run import ClipRun, export_runs
+from lora_tta.records.results import clip_table, loss_table, mean_costs, mean_metrics
+
+KIND_TAG, KEY_TAG, BEST_TAG = "lora_tta.kind", "lora_tta.key", "lora_tta.best_of"
+# The most metrics that MLflow takes in one request.
+MAX_BATCH = 1000
+NOT_IN_IMAGE_KEYS = r"[^a-zA-Z0-9_\-. ]"
+
+
+def open_experiment(params: TrackingParams) -> str:
+    """Point MLflow at the store and return the experiment's id, creating both where they are missing."""
+    if params.uri.startswith(SQLITE):
+        _create_database(Path(params.uri.removeprefix(SQLITE)), params.artifact_root)
+    mlflow.set_tracking_uri(params.uri)
+    experiment = mlflow.get_experiment_by_name(params.experiment)
+    if experiment is not None:
+        return experiment.experiment_id
+    params.artifact_root.mkdir(parents=True, exist_ok=True)
+    return mlflow.create_experiment(
+        params.experiment,
+        params.artifact_root.absolute().as_uri(),
+        # Opens the experiment in the UI on its runs, not on traces of language models.
+        tags={"mlflow.experimentKind": "custom_model_development"},
+    )
+
+
+def _create_database(path: Path, artifact_root: Path) -> None:
+    """A SQLite database with MLflow's tables, whole or not at all.
+
+    MLflow makes the tables in dozens of steps, and can't go on from where a killed process left them.
+    """
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        if path.exists():
+            return
+        partial = path.with_name(f".{path.name}.partial")
+        partial.unlink(missing_ok=True)
+        store = SqlAlchemyStore(f"{SQLITE}{partial}", artifact_root.absolute().as_uri())
+        store._dispose_engine()
+        partial.rename(path)
+
+
+@contextmanager
+def tracked_run(experiment_id: str, name: str, kind: str, run_id: str | None = None) -> Iterator[str]:
+    """A run that is open inside the ``with`` and ends as FINISHED, or as FAILED after an exception.
+
+    Args:
+        kind: ``study``, ``trial``, ``baseline`` or ``final``; a tag to filter by in the UI.
+        run_id: continue this run instead of creating one.
+
+    Yields:
+        The run's id.
+    """
+    tags = {KIND_TAG: kind}
+    with mlflow.start_run(run_id, experiment_id=experiment_id, run_name=name, tags=tags) as run:
+        yield run.info.run_id
+
+
+def open_study_run(experiment_id: str, study_name: str) -> str:
+    """The id of the study's run, created if there is none. Not safe without a lock around it."""
+    runs = _find(experiment_id, study_name)
+    return runs[0].info.run_id if runs else _create(experiment_id, study_name, "study", study_name)
+
+
+def open_trial_run(experiment_id: str, name: str, key: str, parent_run_id: str) -> str:
+    """A new child run for a trial, in place of one that a killed process left half filled.
+
+    Not safe without a lock around it.
+
+    Args:
+        key: names the trial among all others; a tag by which its run is found again.
+    """
+    for run in _find(experiment_id, key):
+        mlflow.MlflowClient().delete_run(run.info.run_id)
+    return _create(experiment_id, name, "trial", key, {MLFLOW_PARENT_RUN_ID: parent_run_id})
+
+
+def log_study(
+    experiment_id: str,
+    study_name: str,
+    best_key: str,
+    best: Mapping[str, object],
+    trials: pd.DataFrame,
+    figures: Mapping[str, Figure],
+) -> None:
+    """Bring the study's run up to date: the best trial, the table of trials, and figures; and close it.
+
+    The best trial's run is tagged, and its adapters become a version of the registered model that is
+    named after the experiment, with the alias ``best``.
+
+    Args:
+        best_key: of the best trial, as given to :func:`open_trial_run`.
+        best: its settings and means, by name.
+    """
+    client = mlflow.MlflowClient()
+    (best_run,) = _find(experiment_id, best_key)
+    with mlflow.start_run(_find(experiment_id, study_name)[0].info.run_id):
+        mlflow.set_tags(
+            {f"best.{name}": value for name, value in best.items()} | {"best.run": best_run.info.run_id}
+        )
+        mlflow.log_metric("trials", len(trials))
+        mlflow.log_text(trials.to_csv(index=False), "trials.csv")
+        for name, figure in figures.items():
+            mlflow.log_figure(figure, f"figures/{name}.html")
+    for run in client.search_runs([experiment_id], f"tags.`{BEST_TAG}` = '{study_name}'"):
+        client.delete_tag(run.info.run_id, BEST_TAG)
+    client.set_tag(best_run.info.run_id, BEST_TAG, study_name)
+    _register(client, client.get_experiment(experiment_id).name, best_run, best_key)
+
+
+def _register(client: mlflow.MlflowClient, name: str, run: Run, key: str) -> None:
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name, description="LoRA adapters of the best trials, one a clip")
+    versions = client.search_model_versions(f"name = '{name}' and run_id = '{run.info.run_id}'")
+    version = (
+        versions[0]
+        if versions
+        else client.create_model_version(
+            name, f"{run.info.artifact_uri}/adapters", run.info.run_id, tags={KEY_TAG: key}
+        )
+    )
+    client.set_registered_model_alias(name, "best", version.version)
+
+
+def _find(experiment_id: str, key: str) -> list[Run]:
+    return mlflow.MlflowClient().search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{key}'")
+
+
+def _create(experiment_id: str, name: str, kind: str, key: str, tags: Mapping[str, str] | None = None) -> str:
+    tags = resolve_tags({KIND_TAG: kind, KEY_TAG: key} | dict(tags or {}))
+    return mlflow.MlflowClient().create_run(experiment_id, tags=tags, run_name=name).info.run_id
+
+
+def log_settings(settings: Mapping[str, object]) -> None:
+    """Log nested settings as parameters named ``section.key``."""
+    flat = pd.json_normalize(dict(settings)).iloc[0].to_dict()
+    mlflow.log_params({name: str(value) for name, value in flat.items()})
+
+
+def log_clip_runs(
+    runs: Sequence[ClipRun], strips: Mapping[str, np.ndarray], baseline: Sequence[ClipRun] = ()
+) -> None:
+    """Log what a method did on its clips to the active run.
+
+    - the mean of every metric under its own name, each clip's value as the ``<metric>_per_clip`` series
+      whose step is the clip's place in the manifest, and all of them as the table ``clips.json``;
+    - with the ``baseline`` runs of the same clips, the mean difference from them as ``<metric>_gain``, since
+      means over different clips cannot be compared;
+    - the loss averaged over clips at every step;
+    - seconds per clip and peak memory;
+    - ``adapters/<clip>``, ``videos/<clip>.mp4``, and a strip of frames under the image key of the clip, so
+      that the UI's image grid sets the runs side by side.
+    """
+    results = [run.result for run in runs]
+    means = mean_metrics(results) | mean_costs(results)
+    if baseline:
+        before = mean_metrics([run.result for run in baseline])
+        means |= {f"{name}_gain": means[name] - value for name, value in before.items()}
+    metrics = [Metric(name, value, 0, 0) for name, value in means.items()]
+    for index, result in enumerate(results):
+        metrics += [
+            Metric(f"{name}_per_clip", value, 0, index) for name, value in result.metrics.summary.items()
+        ]
+    losses = loss_table(results).groupby("step")["loss"].mean()
+    metrics += [Metric("loss", float(loss), 0, step) for step, loss in losses.items()]
+    run_id = mlflow.active_run().info.run_id
+    for first in range(0, len(metrics), MAX_BATCH):
+        mlflow.MlflowClient().log_batch(run_id, metrics=metrics[first : first + MAX_BATCH])
+    mlflow.log_table(clip_table(results), "clips.json")
+    with tempfile.TemporaryDirectory() as folder:
+        export_runs(Path(folder), runs)
+        mlflow.log_artifacts(folder)
+    for run in runs:
+        key = re.sub(NOT_IN_IMAGE_KEYS, "_", run.clip.clip_id)
+        mlflow.log_image(strips[run.clip.clip_id], key=key, step=0, synchronous=True)

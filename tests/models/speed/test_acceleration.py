@@ -1,0 +1,233 @@
+"""Compiled blocks and CUDA graphs: nothing is compiled or captured twice, and results stay what they were."""
+
+from importlib.util import find_spec
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from lora_tta.adaptation.methods.lora import fresh_adapter, remove_adapter
+from lora_tta.config import AdaptationParams, load_params
+from lora_tta.models import OpenSoraTransformer3DModel
+from lora_tta.models.lora_targets import adapter_layers
+from lora_tta.models.speed import acceleration
+from lora_tta.models.speed.acceleration import (
+    GraphedForward,
+    accelerate,
+    compile_blocks,
+    has_hopper_kernels,
+    mark_rank_dynamic,
+)
+
+SIZES = {
+    "num_layers": 2,
+    "num_single_layers": 2,
+    "attention_head_dim": 32,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 48,
+    "pooled_projection_dim": 24,
+    "axes_dims_rope": (4, 14, 14),
+}
+NUM_TOKENS, TEXT_LENGTH = 24, 8
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+
+
+@pytest.fixture
+def params() -> AdaptationParams:
+    return load_params().adaptation
+
+
+def build_transformer(device: str = "cpu") -> OpenSoraTransformer3DModel:
+    torch.manual_seed(0)
+    return OpenSoraTransformer3DModel(**SIZES).requires_grad_(False).eval().to(device)
+
+
+def random_inputs(batch: int, device: str = "cpu", seed: int = 0) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(device)
+
+    return {
+        "hidden_states": normal(batch, NUM_TOKENS, 64),
+        "img_ids": torch.arange(NUM_TOKENS * 3, device=device).reshape(NUM_TOKENS, 3) % 5,
+        "encoder_hidden_states": normal(batch, TEXT_LENGTH, 48),
+        "txt_ids": torch.zeros(TEXT_LENGTH, 3, device=device),
+        "timestep": torch.full((batch,), 0.3, device=device),
+        "pooled_projections": normal(batch, 24),
+        "condition": normal(batch, NUM_TOKENS, 68),
+    }
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+def test_blocks_compiled_once_serve_every_layer_reset_and_rank(params):
+    counter = CompileCounterWithBackend("aot_eager")
+    transformer = build_transformer()
+    transformer.fuse_projections()
+    compile_blocks(transformer, backend=counter)
+    for rank, seed in [(4, 0), (4, 1), (8, 0), (16, 0)]:
+        fresh_adapter(transformer, rank, params, seed)
+        mark_rank_dynamic(transformer)
+        for step in range(2):
+            transformer(**random_inputs(1, seed=step)).sample.square().mean().backward()
+    first_and_other_double_blocks, last_and_other_single_blocks = 2, 2
+    assert counter.frame_count == first_and_other_double_blocks + last_and_other_single_blocks
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+@torch.no_grad()
+def test_more_versions_of_a_block_than_the_compiler_makes_by_default_are_no_error():
+    by_default = torch._dynamo.config.recompile_limit
+    transformer = build_transformer()
+    counter = CompileCounterWithBackend("eager")
+    compile_blocks(transformer, backend=counter)
+    # Of a single-stream block, each size makes two: the last one's, and the others'.
+    num_sizes = by_default // 2 + 1
+    for num_tokens in range(2, num_sizes + 2):
+        inputs = random_inputs(1)
+        for name, axis in (("hidden_states", 1), ("condition", 1), ("img_ids", 0)):
+            inputs[name] = inputs[name].narrow(axis, 0, num_tokens)
+        transformer(**inputs)
+    assert counter.frame_count == 3 * num_sizes
+
+
+@pytest.mark.parametrize("module", ["flash_attn.cute", "quack.epilogue"])
+def test_without_an_optional_package_its_kernels_are_not_asked_for(module):
+    if find_spec(module.partition(".")[0]) is not None:
+        pytest.skip("the package is installed")
+    assert not has_hopper_kernels(module)
+
+
+def test_on_the_cpu_calls_go_to_the_module():
+    transformer = build_transformer()
+    expected = transformer(**random_inputs(2)).sample
+    transformer.forward = GraphedForward(transformer)
+    assert torch.equal(transformer(**random_inputs(2)).sample, expected)
+    assert torch.equal(transformer(**random_inputs(2), return_dict=False)[0], expected)
+
+
+def test_graphs_make_room_for_one_that_does_not_fit_beside_them(monkeypatch):
+    transformer = build_transformer()
+    forward = transformer.forward = GraphedForward(transformer)
+    held_at_capture = []
+
+    def capture(call, inputs):
+        held_at_capture.append(len(forward.replays))
+        if forward.replays:
+            raise torch.OutOfMemoryError
+        return call
+
+    monkeypatch.setattr(GraphedForward, "_can_replay", lambda self, inputs: True)
+    monkeypatch.setattr(acceleration, "_capture", capture)
+    for batch in (1, 1, 3):
+        assert transformer(**random_inputs(batch)).sample.shape == (batch, NUM_TOKENS, 64)
+    assert held_at_capture == [0, 1, 0]
+    assert len(forward.replays) == 1
+
+
+def test_without_graphs_to_give_up_a_lack_of_memory_is_reported():
+    forward = GraphedForward(build_transformer())
+    attempts = []
+
+    def work():
+        attempts.append(len(attempts))
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(torch.OutOfMemoryError):
+        forward.with_room(work)
+    assert len(attempts) == 1
+
+
+@gpu
+@pytest.mark.usefixtures("_fresh_compiler")
+def test_the_accelerated_model_predicts_and_learns_like_the_plain_one(params):
+    plain, accelerated = build_transformer("cuda"), build_transformer("cuda")
+    accelerate(accelerated)
+    for rank in (4, 8):
+        adapters = [put_in_trained_adapter(model, rank, params) for model in (plain, accelerated)]
+        for batch in (1, 3):
+            inputs = random_inputs(batch, "cuda")
+            with torch.no_grad():
+                torch.testing.assert_close(
+                    accelerated(**inputs).sample, plain(**inputs).sample, atol=1e-4, rtol=1e-4
+                )
+        gradients = [
+            torch.autograd.grad(model(**random_inputs(1, "cuda")).sample.square().mean(), weights)
+            for model, weights in zip((plain, accelerated), adapters, strict=True)
+        ]
+        torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-3)
+
+
+def put_in_trained_adapter(
+    model: OpenSoraTransformer3DModel, rank: int, params: AdaptationParams
+) -> list[torch.nn.Parameter]:
+    weights = fresh_adapter(model, rank, params, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in weights:
+            weight.add_(torch.randn(weight.shape, generator=generator).to(weight.device) / 10)
+    return weights
+
+
+@pytest.fixture
+def pair() -> tuple[OpenSoraTransformer3DModel, OpenSoraTransformer3DModel, GraphedForward]:
+    """A plain transformer, one of the same weights with graphs, and its graphs."""
+    plain, graphed = build_transformer("cuda"), build_transformer("cuda")
+    graphed.forward = GraphedForward(graphed)
+    return plain, graphed, graphed.forward
+
+
+@gpu
+def test_replays_give_the_velocity_of_each_input(pair):
+    plain, graphed, forward = pair
+    with torch.no_grad():
+        for batch, seed in [(3, 0), (1, 1), (3, 2), (1, 3)]:
+            inputs = random_inputs(batch, "cuda", seed)
+            torch.testing.assert_close(graphed(**inputs).sample, plain(**inputs).sample)
+    assert len(forward.replays) == 2
+
+
+@gpu
+def test_replays_give_the_gradients_of_a_reset_adapter(pair, params):
+    plain, graphed, forward = pair
+    for rank, seed, captured in [(4, 0, 1), (4, 1, 1), (8, 2, 1)]:
+        adapters = [fresh_adapter(model, rank, params, seed) for model in (plain, graphed)]
+        for weights in adapters:
+            generator = torch.Generator().manual_seed(seed)
+            with torch.no_grad():
+                for weight in weights:
+                    weight.add_(torch.randn(weight.shape, generator=generator).cuda() / 10)
+        inputs = random_inputs(1, "cuda", seed)
+        for model in (plain, graphed):
+            model.train()
+            model(**inputs).sample.square().mean().backward()
+        for expected, weight in zip(*adapters, strict=True):
+            torch.testing.assert_close(weight.grad, expected.grad)
+            weight.grad = expected.grad = None
+        assert len(forward.replays) == captured
+
+
+@gpu
+def test_adapters_put_in_taken_out_and_merged_are_noticed(pair, params):
+    plain, graphed, _ = pair
+    inputs = random_inputs(1, "cuda")
+
+    def put_in_adapter(model: OpenSoraTransformer3DModel) -> None:
+        for weight in fresh_adapter(model, 4, params, seed=0):
+            weight.fill_(0.05)
+        model.eval()
+
+    with torch.no_grad():
+        without = graphed(**inputs).sample
+        for model in (plain, graphed):
+            put_in_adapter(model)
+        adapted = graphed(**inputs).sample
+        assert not torch.allclose(adapted, without, atol=1e-3)
+        torch.testing.assert_close(adapted, plain(**inputs).sample)
+        remove_adapter(graphed)
+        torch.testing.assert_close(graphed(**inputs).sample, without)
+        put_in_adapter(graphed)
+        for layer in adapter_layers(graphed):
+            layer.merge()
+        torch.testing.assert_close(graphed(**inputs).sample, adapted, atol=1e-4, rtol=1e-4)

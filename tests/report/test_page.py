@@ -1,0 +1,219 @@
+import base64
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from clip_results import make_result
+
+from lora_tta.data.video import write_video
+from lora_tta.errors import UserError
+from lora_tta.records.results import compare
+from lora_tta.report.page import ClipVideos, ReportContext, write_report
+
+HOSTILE = "<script>alert('x')</script> & \"co\""
+VOID = {"meta", "input", "br"}
+
+
+class Page(HTMLParser):
+    """Start tags with their attributes, and the text outside of styles and scripts."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.source = file.read_text(encoding="utf-8")
+        self.feed(self.source)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    def words(self) -> str:
+        return " ".join(self.text.split())
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> ClipVideos:
+    folder = tmp_path_factory.mktemp("videos")
+    for index, name in enumerate(("target", "baseline", "adapted")):
+        write_video(folder / f"{name}.mp4", np.full((65, 32, 48, 3), 40 + 60 * index, np.uint8), fps=24)
+    return ClipVideos(*(folder / f"{name}.mp4" for name in ("target", "baseline", "adapted")))
+
+
+@pytest.fixture(scope="module")
+def context(videos) -> ReportContext:
+    """Five clips whose PSNR changes by -1, 0, 1, 2 and 3 dB; one has a hostile class."""
+    classes = ["Archery", "Drift", HOSTILE, "Orbit", "Swing"]
+    baseline = [make_result(f"clip_{i}", 15 + i, class_name=classes[i]) for i in range(5)]
+    adapted = [
+        make_result(f"clip_{i}", 14 + 2 * i, losses=(0.5, 0.25 + i), class_name=classes[i]) for i in range(5)
+    ]
+    return ReportContext(
+        title="Adaptation of <five> clips",
+        baseline=baseline,
+        adapted=adapted,
+        comparisons=compare(baseline, adapted, samples=500, seed=0),
+        videos={result.clip_id: videos for result in baseline},
+        max_videos=3,
+        fps=24,
+        settings={"adaptation.targets": ["attention", "mlp"], "data.root": HOSTILE, "data.split_list": None},
+        best_trial={"rank": 8, "learning_rate": 2e-4},
+        notices=["Numbers of a small model."],
+        untrained_because=None,
+        trials=pd.DataFrame({"number": [0, 1], "state": ["COMPLETE", HOSTILE], "psnr": [15.5, np.nan]}),
+        figures=["<div id='importances'>figure</div>"],
+    )
+
+
+@pytest.fixture(scope="module")
+def page(context, tmp_path_factory) -> Page:
+    file = tmp_path_factory.mktemp("report") / "report.html"
+    write_report(file, context)
+    return Page(file)
+
+
+def test_the_page_is_well_formed_and_closes_what_it_opens(page):
+    assert page.open == []
+
+
+def test_the_page_needs_nothing_outside_itself(page):
+    assert "http" not in page.source
+    sources = [
+        value
+        for _, attributes in page.tags
+        for name, value in attributes.items()
+        if name in ("src", "href", "srcset")
+    ]
+    assert all(source.startswith("data:video/mp4;base64,") for source in sources)
+    assert not any(tag in ("link", "iframe", "img", "object") for tag, _ in page.tags)
+    assert "url(" not in page.source
+    assert "@import" not in page.source
+
+
+def test_each_shown_clip_has_its_three_videos_side_by_side(page, videos):
+    shown = page.all("video")
+    assert [video["aria-label"] for video in shown[:3]] == [
+        "Ground truth of clip_4",
+        "Baseline of clip_4",
+        "Adapted of clip_4",
+    ]
+    files = [base64.b64decode(video["src"].partition(",")[2]) for video in shown[:3]]
+    assert files == [path.read_bytes() for path in (videos.target, videos.baseline, videos.adapted)]
+    assert all({"controls", "muted", "loop", "playsinline"} <= video.keys() for video in shown)
+
+
+def test_shown_clips_spread_from_the_largest_gain_to_the_largest_loss(page):
+    labels = [video["aria-label"] for video in page.all("video")]
+    assert [label.split()[-1] for label in labels[1::3]] == ["clip_4", "clip_2", "clip_0"]
+    assert "3 of 5 clips, spread evenly" in page.words()
+
+
+def test_every_clip_is_shown_when_there_is_room(context, tmp_path):
+    write_report(tmp_path / "report.html", replace(context, max_videos=100))
+    page = Page(tmp_path / "report.html")
+    assert len(page.all("video")) == 15
+    assert "All 5 clips, from" in page.words()
+
+
+def test_names_from_folders_and_settings_are_escaped(page):
+    assert "<script>alert" not in page.source
+    assert "Adaptation of <five> clips" in page.text
+    assert page.text.count(HOSTILE) >= 3  # clip table, trials, settings
+    assert len(page.all("script")) == 1
+
+
+def test_the_headline_gives_means_difference_interval_and_share(page, context):
+    psnr = context.comparisons["psnr"]
+    interval = f"{psnr.interval_low:+.3f} to {psnr.interval_high:+.3f}"
+    row = f"PSNR (dB)↑ higher is better 17.00 18.00 +1.000 {interval} 3 of 5 (60 %)"
+    assert row.replace("-", "\N{MINUS SIGN}") in page.words()
+    assert "LPIPS↓ lower is better" in page.words()
+
+
+def test_every_clip_has_a_bar_a_metric_and_a_sortable_row(page):
+    assert sum("bar" in (rect.get("class") or "").split() for rect in page.all("rect")) == 4 * 5
+    for index in range(5):
+        assert {"data-value": f"clip_{index}"} in page.all("td")
+    assert {"data-type": "number"} in page.all("th")
+
+
+def test_curves_show_both_methods(page):
+    classes = [line["class"] for line in page.all("polyline")]
+    assert classes.count("line baseline") == classes.count("line adapted") == 4
+    assert classes.count("line mean") == 1
+
+
+def test_settings_trials_notices_and_figures_are_shown(page):
+    words = page.words()
+    assert "attention, mlp" in words
+    assert "learning_rate0.0002" in words
+    assert "Numbers of a small model." in words
+    assert {"id": "importances"} in page.all("div")
+    assert "nan" not in words
+
+
+def test_the_untrained_distance_raises_the_alarm(context, tmp_path):
+    baseline = [make_result("a", 15, perceptual="lpips_untrained")]
+    adapted = [make_result("a", 16, perceptual="lpips_untrained")]
+    untrained = replace(
+        context,
+        baseline=baseline,
+        adapted=adapted,
+        comparisons=compare(baseline, adapted, samples=10, seed=0),
+        untrained_because="the file is missing",
+    )
+    write_report(tmp_path / "report.html", untrained)
+    page = Page(tmp_path / "report.html")
+    assert {"class": "alarm", "role": "alert"} in page.all("div")
+    assert "LPIPS was not measured." in page.text
+    assert "Reason: the file is missing." in page.words()
+    assert "LPIPS↓" not in page.text
+
+
+def test_the_trained_distance_raises_none(page):
+    assert {"class": "alarm", "role": "alert"} not in page.all("div")
+
+
+def test_one_clip_without_videos_search_or_losses_still_makes_a_page(context, tmp_path):
+    baseline, adapted = [make_result("a", 15)], [make_result("a", 16)]
+    bare = replace(
+        context,
+        baseline=baseline,
+        adapted=adapted,
+        comparisons=compare(baseline, adapted, samples=10, seed=0),
+        videos={},
+        best_trial=None,
+        trials=None,
+        figures=[],
+        notices=[],
+    )
+    write_report(tmp_path / "report.html", bare)
+    page = Page(tmp_path / "report.html")
+    assert page.all("video") == []
+    assert "on average over 1 clip and improves 100 % of them." in page.words()
+    assert "nan" not in page.text
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_results_of_different_clips_make_no_page(context, tmp_path):
+    with pytest.raises(UserError, match="different clips"):
+        write_report(tmp_path / "report.html", replace(context, adapted=context.adapted[1:]))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,42 @@
+from pathlib import Path
+
+import pytest
+
+from lora_tta.cli.main import main
+from lora_tta.stages.stage_params import load_stage_params
+
+PARAMS_FILE = Path(__file__).parents[2] / "params.yaml"
+
+
+@pytest.fixture
+def in_copy(tmp_path, monkeypatch):
+    """In a copy of a repository, as DVC makes one for a queued experiment."""
+    copy = tmp_path / "repository" / ".dvc" / "tmp" / "exps" / "copy"
+    copy.mkdir(parents=True)
+    (copy / "params.yaml").write_text(PARAMS_FILE.read_text())
+    monkeypatch.chdir(copy)
+    return copy
+
+
+def test_in_a_copy_the_cache_and_mlflow_are_those_of_the_repository(in_copy, tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "repository"))
+    params = load_stage_params()
+    assert params.cache.path == tmp_path / "repository/.cache/lora-tta"
+    assert params.tracking.uri == f"sqlite:///{tmp_path}/repository/mlruns/mlflow.db"
+    assert params.tracking.artifact_root == tmp_path / "repository/mlruns/artifacts"
+
+
+def test_without_dvc_they_are_those_of_the_current_folder(in_copy, monkeypatch):
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    params = load_stage_params()
+    assert params.cache.path == in_copy / ".cache/lora-tta"
+    assert params.tracking.uri == f"sqlite:///{in_copy}/mlruns/mlflow.db"
+
+
+@pytest.mark.parametrize("uri", ["sqlite:////shared/mlflow.db", "https://mlflow.example.org"])
+def test_absolute_places_stay(in_copy, tmp_path, monkeypatch, uri):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "repository"))
+    assert main(["params", f"tracking.uri={uri}", "cache.path=/shared/cache"]) == 0
+    params = load_stage_params()
+    assert params.tracking.uri == uri
+    assert params.cache.path == Path("/shared/cache")

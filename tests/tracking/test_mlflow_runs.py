@@ -1,0 +1,162 @@
+"""What a user finds in MLflow, in a real SQLite store."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+
+from lora_tta.data.video import write_video
+from lora_tta.experiment.runner import ClipRun
+from lora_tta.records.clips import Clip
+from lora_tta.records.metric_table import ClipMetrics
+from lora_tta.records.results import ClipResult
+from lora_tta.tracking.mlflow_runs import (
+    log_clip_runs,
+    log_settings,
+    open_experiment,
+    open_study_run,
+    open_trial_run,
+    tracked_run,
+)
+
+
+def clip_run(folder: Path, clip_id: str, psnr: float, adapted: bool = True) -> ClipRun:
+    frames = np.zeros((65, 32, 48, 3), dtype=np.uint8)
+    write_video(folder / f"{clip_id}.mp4", frames, 24)
+    adapter = folder / f"adapter_{clip_id}" if adapted else None
+    if adapter:
+        adapter.mkdir()
+        (adapter / "adapter_config.json").write_text("{}")
+        (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+        (adapter / "trajectory.pt").write_bytes(b"optimizer")
+    summary = {"psnr": psnr, "ssim": 0.5, "lpips_untrained": 0.1, "temporal_consistency": 30.0}
+    return ClipRun(
+        clip=Clip(clip_id, "Class", "class", "a.avi", 65, 24.0, 0, 65, 24, 32, 48, "0"),
+        result=ClipResult(
+            clip_id=clip_id,
+            class_name="Class",
+            metrics=ClipMetrics({name: np.full(32, value) for name, value in summary.items()}, summary),
+            losses=(2.0, psnr / 10) if adapted else (),
+            adapt_seconds=3.0,
+            generate_seconds=1.0,
+            peak_memory_bytes=2**21,
+        ),
+        video=folder / f"{clip_id}.mp4",
+        frames_file=folder / "frames.npy",
+        adapter=adapter,
+    )
+
+
+@pytest.fixture
+def experiment_id(params, empty_database):
+    shutil.copy(empty_database, params.tracking.uri.removeprefix("sqlite:///"))
+    return open_experiment(params.tracking)
+
+
+def test_a_run_holds_means_clips_losses_adapters_videos_and_strips(experiment_id, tmp_path):
+    runs = [clip_run(tmp_path, "a", 20.0), clip_run(tmp_path, "b", 30.0)]
+    strip = np.zeros((20, 40, 3), dtype=np.uint8)
+    with tracked_run(experiment_id, "trial", "trial") as run_id:
+        log_settings({"rank": 4, "adaptation": {"targets": ["attention"]}})
+        log_clip_runs(runs, {"a": strip, "b": strip})
+
+    client = mlflow.MlflowClient()
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"rank": "4", "adaptation.targets": "['attention']"}
+    assert run.data.metrics["psnr"] == 25
+    assert run.data.metrics["adapt_seconds_per_clip"] == 3
+    assert run.data.metrics["peak_memory_mib"] == 2
+    per_clip = client.get_metric_history(run_id, "psnr_per_clip")
+    assert [(metric.step, metric.value) for metric in per_clip] == [(0, 20), (1, 30)]
+    losses = client.get_metric_history(run_id, "loss")
+    assert [(metric.step, metric.value) for metric in losses] == [(1, 2.0), (2, 2.5)]
+
+    files = {
+        path.relative_to(tmp_path / "artifacts" / run_id / "artifacts").as_posix()
+        for path in (tmp_path / "artifacts" / run_id / "artifacts").rglob("*.*")
+    }
+    assert {"videos/a.mp4", "videos/b.mp4", "adapters/a/adapter_model.safetensors", "clips.json"} <= files
+    assert not any("trajectory" in name for name in files)
+    assert sum(name.startswith("images/a+step+0") and name.endswith(".png") for name in files) == 1
+
+
+def test_a_baseline_has_no_loss_and_no_adapters(experiment_id, tmp_path):
+    with tracked_run(experiment_id, "baseline", "baseline") as run_id:
+        log_clip_runs([clip_run(tmp_path, "a", 20.0, adapted=False)], {"a": np.zeros((2, 2, 3), np.uint8)})
+    run = mlflow.MlflowClient().get_run(run_id)
+    assert "loss" not in run.data.metrics
+    assert not list((tmp_path / "artifacts").rglob("adapters"))
+
+
+def test_the_gain_over_the_baseline_is_that_on_the_same_clips(experiment_id, tmp_path):
+    for name in ("adapted", "baseline"):
+        (tmp_path / name).mkdir()
+    adapted = [clip_run(tmp_path / "adapted", "a", 20.0), clip_run(tmp_path / "adapted", "b", 30.0)]
+    baseline = [clip_run(tmp_path / "baseline", name, 24.0, adapted=False) for name in ("a", "b")]
+    with tracked_run(experiment_id, "trial", "trial") as run_id:
+        log_clip_runs(adapted, dict.fromkeys("ab", np.zeros((2, 2, 3), np.uint8)), baseline)
+    metrics = mlflow.MlflowClient().get_run(run_id).data.metrics
+    assert (metrics["psnr"], metrics["psnr_gain"]) == (25, 1)
+
+
+def test_trials_are_children_of_their_study(experiment_id):
+    study = open_study_run(experiment_id, "study")
+    trial = open_trial_run(experiment_id, "trial 0", "study/0", study)
+    with tracked_run(experiment_id, "trial 0", "trial", run_id=trial):
+        pass
+    run = mlflow.MlflowClient().get_run(trial)
+    assert run.data.tags["mlflow.parentRunId"] == study
+    assert run.data.tags["lora_tta.kind"] == "trial"
+    assert run.info.status == "FINISHED"
+
+
+def test_a_study_has_one_run_and_a_trial_taken_over_too(experiment_id):
+    study = open_study_run(experiment_id, "study")
+    assert open_study_run(experiment_id, "study") == study
+    left = open_trial_run(experiment_id, "trial 0", "study/0", study)
+    again = open_trial_run(experiment_id, "trial 0", "study/0", study)
+    other = open_trial_run(experiment_id, "trial 1", "study/1", study)
+    visible = {run.info.run_id for run in mlflow.MlflowClient().search_runs([experiment_id])}
+    assert visible == {study, again, other}
+    assert left not in visible
+
+
+def test_a_clip_may_have_any_name(experiment_id, tmp_path):
+    run = clip_run(tmp_path, "söme (clip)", 20.0, adapted=False)
+    with tracked_run(experiment_id, "baseline", "baseline"):
+        log_clip_runs([run], {run.clip.clip_id: np.zeros((2, 2, 3), np.uint8)})
+    assert [path.name[:12] for path in tmp_path.rglob("images/*.png")] == ["s_me _clip_+"]
+
+
+def test_a_run_that_raises_is_failed(experiment_id):
+    with pytest.raises(RuntimeError), tracked_run(experiment_id, "trial", "trial") as run_id:
+        raise RuntimeError
+    assert mlflow.MlflowClient().get_run(run_id).info.status == "FAILED"
+
+
+def test_the_experiment_is_found_again(experiment_id, params):
+    assert open_experiment(params.tracking) == experiment_id
+
+
+def test_a_process_killed_while_it_makes_the_database_leaves_nothing_in_the_way(params):
+    command = (
+        "import sys; from lora_tta.config import TrackingParams; from lora_tta.tracking.mlflow_runs import "
+        "open_experiment; open_experiment(TrackingParams.model_validate_json(sys.argv[1]))"
+    )
+    database = Path(params.tracking.uri.removeprefix("sqlite:///"))
+    partial = database.with_name(f".{database.name}.partial")
+    victim = subprocess.Popen([sys.executable, "-c", command, params.tracking.model_dump_json()])
+    # Past the first tables, before the last.
+    while not (partial.exists() and partial.stat().st_size > 20_000):
+        assert victim.poll() is None
+    victim.kill()
+    victim.wait()
+    assert not database.exists()
+    open_experiment(params.tracking)
+    assert database.exists()
+    assert not partial.exists()
