@@ -11,7 +11,8 @@ with without_garbage_collection():
     from diffusers import AutoencoderKLHunyuanVideo, FlowMatchEulerDiscreteScheduler
     from transformers import ByT5Tokenizer, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
-    from lora_tta.backbones.conditioning import Conditioning
+    from lora_tta.backbones.base import Conditioning
+    from lora_tta.backbones.opensora import OpenSoraBackbone
     from lora_tta.config import Params, load_params
     from lora_tta.models import OpenSoraContinuationPipeline, OpenSoraTransformer3DModel
     from lora_tta.models.loading import load_pipeline
@@ -116,16 +117,23 @@ def pipeline(tiny_model):
 
 
 @pytest.fixture
-def conditioning():
+def backbone(pipeline) -> OpenSoraBackbone:
+    return OpenSoraBackbone(pipeline)
+
+
+@pytest.fixture
+def conditioning() -> Conditioning:
     generator = torch.Generator().manual_seed(1)
 
     def normal(*shape):
         return torch.randn(shape, generator=generator)
 
     return Conditioning(
-        reference_latents=normal(1, 16, 9, 4, 6),
-        prompt_embeds=normal(1, 16, 16),
-        pooled_prompt_embeds=normal(1, 16),
-        negative_prompt_embeds=normal(1, 16, 16),
-        negative_pooled_prompt_embeds=normal(1, 16),
+        {
+            "reference_latents": normal(1, 16, 9, 4, 6),
+            "prompt_embeds": normal(1, 16, 16),
+            "pooled_prompt_embeds": normal(1, 16),
+            "negative_prompt_embeds": normal(1, 16, 16),
+            "negative_pooled_prompt_embeds": normal(1, 16),
+        }
     )

@@ -4,20 +4,45 @@ Sections follow the stages of ``dvc.yaml``. Unknown keys, wrong types and values
 errors that name the key.
 """
 
+import math
+from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from lora_tta.errors import UserError
+from lora_tta.records.metric_table import COSTS, METRICS
+from lora_tta.records.point import Point
 
-# What the URL of a SQLite file begins with.
+# The models by the name of their module in `lora_tta.backbones`.
+BACKBONES = {"opensora": "Open-Sora v2.0"}
+# The beginning of the URL of a SQLite file.
 SQLITE = "sqlite:///"
+
+
+def _one_of(kind: str, names: Mapping[str, object]) -> AfterValidator:
+    """Accept the given names only, and propose the nearest one."""
+
+    def check(name: str) -> str:
+        if name not in names:
+            near = get_close_matches(name, names, n=1)
+            hint = f", did you mean {near[0]}?" if near else ""
+            raise ValueError(f"{name!r} is no {kind}{hint} Known: {', '.join(names)}")
+        return name
+
+    return AfterValidator(check)
+
+
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Measured = Annotated[
+    str, _one_of("metric or cost", {row.name: row for rows in (METRICS, COSTS) for row in rows})
+]
 
 
 class Section(BaseModel):
@@ -45,12 +70,13 @@ class PreprocessParams(Section):
 
 
 class ModelParams(Section):
-    """The diffusers folder of the model, and where and in what precision it runs.
+    """The model's kind and folder, and where and in which precision it runs.
 
     ``num_threads`` is fixed because sums on the CPU differ in their last bits with the number of threads.
-    ``accelerate`` matters on a GPU only, see :mod:`lora_tta.models.speed.acceleration`.
+    ``accelerate`` matters on a GPU only: compiled blocks and CUDA graphs.
     """
 
+    backbone: Annotated[str, _one_of("model", BACKBONES)]
     path: Path
     device: Literal["auto", "cpu", "cuda"]
     dtype: Literal["float32", "bfloat16"]
@@ -58,17 +84,51 @@ class ModelParams(Section):
     accelerate: bool
 
 
-class AdaptationParams(Section):
-    """LoRA test-time adaptation, apart from the searched rank, learning rate and number of steps."""
+class LoraParams(Section):
+    """Low-rank adapters beside linear layers (LoRA, https://arxiv.org/abs/2106.09685), by PEFT.
 
-    targets: Annotated[list[Literal["attention", "mlp"]], Field(min_length=1)]
+    ``lora_alpha`` is ``alpha_over_rank`` times ``rank``.
+    """
+
+    name: Literal["lora"]
+    rank: PositiveInt
     alpha_over_rank: PositiveFloat
+    targets: Annotated[list[Literal["attention", "mlp"]], Field(min_length=1)]
+
+
+# Every method's own settings; the module of a method is `lora_tta.adaptation.methods.<name>`.
+MethodParams = Annotated[LoraParams, Field(discriminator="name")]
+
+
+class AdaptationParams(Section):
+    """Test-time adaptation: the method, the loss and the optimisation. The search varies any of it."""
+
+    method: MethodParams
     condition: Literal["all", "prefix", "none"]
     timesteps: Literal["uniform", "logit_normal"]
-    weight_decay: Annotated[float, Field(ge=0)]
+    learning_rate: PositiveFloat
+    num_steps: PositiveInt
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     warmup_steps: NonNegativeInt
     max_grad_norm: PositiveFloat
     seed: NonNegativeInt
+
+    def at(self, point: Point) -> Self:
+        """The same adaptation with the values of a point of the search space.
+
+        Raises:
+            ValueError: a name of the point is no setting of the method or of the adaptation, or its value
+                is invalid.
+        """
+        values: dict[str, Any] = self.model_dump()
+        for name, value in point.items():
+            section = next((part for part in (values["method"], values) if name in part), None)
+            if section is None or name in ("method", "name"):
+                known = [*values["method"], *values]
+                near = get_close_matches(name, known, n=1)
+                raise ValueError(f"{name} is no setting of adaptation{f', {near[0]} is' if near else ''}")
+            section[name] = value
+        return type(self).model_validate(values)
 
 
 class GenerationParams(Section):
@@ -89,27 +149,7 @@ class EvaluationParams(Section):
     seed: NonNegativeInt
 
 
-class SearchSpace(Section):
-    """The candidates of each searched setting."""
-
-    rank: Annotated[list[PositiveInt], Field(min_length=1)]
-    learning_rate: Annotated[list[PositiveFloat], Field(min_length=1)]
-    num_steps: Annotated[list[PositiveInt], Field(min_length=1)]
-
-
-Measured = Literal[
-    "psnr",
-    "ssim",
-    "lpips",
-    "lpips_untrained",
-    "temporal_consistency",
-    "adapt_seconds_per_clip",
-    "generate_seconds_per_clip",
-    "peak_memory_mib",
-]
-
-
-class Objective(Section):
+class SearchObjective(Section):
     """A mean over clips that the search optimises."""
 
     metric: Measured
@@ -120,11 +160,13 @@ class Constraint(Section):
     """A mean over clips that a trial should keep at or below a value to count as feasible."""
 
     metric: Measured
-    at_most: float
+    at_most: Annotated[float, Field(allow_inf_nan=False)]
 
 
 class SearchParams(Section):
-    """The Optuna study. ``n_trials`` counts finished trials in all, over every run of the stage.
+    """The Optuna study. ``n_trials`` counts all its trials, over every run of the stage.
+
+    ``space`` maps the name of a setting of ``adaptation`` or of its method to the choices for it.
 
     ``storage`` is null for a journal file beside the other outputs, or the URL of a database.
     """
@@ -135,22 +177,31 @@ class SearchParams(Section):
     num_clips: PositiveInt | None
     sampler: Literal["grid", "random", "tpe", "gp", "qmc", "nsgaii"]
     pruner: Literal["none", "wilcoxon", "median", "successive_halving", "hyperband"]
-    objectives: Annotated[list[Objective], Field(min_length=1)]
+    objectives: Annotated[list[SearchObjective], Field(min_length=1)]
     constraints: list[Constraint]
     seed: NonNegativeInt
-    space: SearchSpace
+    space: Annotated[dict[str, Annotated[list[int | float | str], Field(min_length=1)]], Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _pruner_has_one_objective(self) -> "SearchParams":
+    def _pruner_has_one_objective(self) -> Self:
         if self.pruner != "none" and len(self.objectives) > 1:
             raise ValueError("pruner must be none with several objectives")
         return self
 
+    @model_validator(mode="after")
+    def _nothing_is_named_twice(self) -> Self:
+        lists: dict[str, list[object]] = {f"space.{name}": list(self.space[name]) for name in self.space}
+        lists |= {"objectives": [item.metric for item in self.objectives]}
+        lists |= {"constraints": [item.metric for item in self.constraints]}
+        for name, values in lists.items():
+            if repeated := [value for value in values if values.count(value) > 1]:
+                raise ValueError(f"{name} holds {repeated[0]} twice")
+        return self
+
     @property
-    def num_finished(self) -> int:
-        """Finished trials the study shall have: ``n_trials``, or the size of the space if that is less."""
-        space = self.space
-        return min(self.n_trials, len(space.rank) * len(space.learning_rate) * len(space.num_steps))
+    def num_trials(self) -> int:
+        """Number of trials of the finished study: ``n_trials``, or the size of the space if that is less."""
+        return min(self.n_trials, math.prod(len(choices) for choices in self.space.values()))
 
 
 class SlurmParams(Section):
@@ -208,10 +259,22 @@ class Params(Section):
     cache: CacheParams
 
     @model_validator(mode="after")
-    def _lpips_can_be_measured(self) -> "Params":
+    def _lpips_can_be_measured(self) -> Self:
         named = {item.metric for item in (*self.search.objectives, *self.search.constraints)}
         if "lpips" in named and self.evaluation.lpips != "required":
             raise ValueError("lpips in search.objectives or constraints needs evaluation.lpips: required")
+        return self
+
+    @model_validator(mode="after")
+    def _space_is_of_adaptation(self) -> Self:
+        for name, choices in self.search.space.items():
+            for choice in choices:
+                try:
+                    self.adaptation.at({name: choice})
+                except ValidationError as error:
+                    raise ValueError(f"search.space.{name}: {choice!r}: {error.errors()[0]['msg']}") from None
+                except ValueError as error:
+                    raise ValueError(f"search.space: {error}") from None
         return self
 
 

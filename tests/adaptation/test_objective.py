@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from lora_tta.adaptation.objective import FlowMatchingObjective
+from lora_tta.adaptation.objective import AdaptationLoss
+from lora_tta.backbones.opensora import OpenSoraBackbone
 from lora_tta.models.packing import pack_latents
 
 
@@ -23,13 +24,14 @@ def visible_frames(recorder):
 
 
 @pytest.fixture
-def draws(pipeline, conditioning, params):
+def draws(pipeline, conditioning, params, monkeypatch):
     def run(steps=range(40), **changes):
         adaptation = params.adaptation.model_copy(update=changes)
-        objective = FlowMatchingObjective(conditioning, adaptation, seed=3)
         recorder = Recorder(pipeline.transformer)
+        monkeypatch.setattr(OpenSoraBackbone, "network", recorder)
+        loss_of = AdaptationLoss(OpenSoraBackbone(pipeline), conditioning, adaptation, seed=3)
         for step in steps:
-            yield objective.loss(recorder, step), recorder
+            yield loss_of.at(step), recorder
 
     return run
 
@@ -57,7 +59,7 @@ def test_prefix_counts_the_hidden_frames_alone(draws, conditioning):
     # A prediction of zero leaves the target itself; the noise in it follows from the noisy input.
     timestep = recorder.inputs["timestep"]
     noisy = recorder.inputs["hidden_states"]
-    clean = pack_latents(conditioning.reference_latents)
+    clean = pack_latents(conditioning["reference_latents"])
     noise = (noisy - (1 - timestep) * clean) / (1 - (1 - 1e-5) * (1 - timestep))
     target = (1 - 1e-5) * noise - clean
     assert loss.item() == pytest.approx(target[:, first_hidden:].square().mean().item(), rel=1e-3)

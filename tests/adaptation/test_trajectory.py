@@ -1,22 +1,29 @@
 import pytest
 import torch
 
-from lora_tta.adaptation import trajectory
-from lora_tta.adaptation.trajectory import LoraSettings, Snapshot, adapt
+from lora_tta.adaptation.methods import MethodSlot
+from lora_tta.adaptation.trajectory import AdaptationRecord, Snapshot, adapt
+from lora_tta.backbones import opensora
+from lora_tta.errors import FailedWork
 
 
 @pytest.fixture
-def run(pipeline, conditioning, params):
+def method(backbone, params):
+    return MethodSlot(backbone).put(params.adaptation.at({"rank": 2}).method)
+
+
+@pytest.fixture
+def run(backbone, method, conditioning, params):
     def run(num_steps, learning_rate=1e-2, **options):
-        settings = LoraSettings(rank=2, learning_rate=learning_rate, num_steps=num_steps)
-        return list(adapt(pipeline.transformer, conditioning, settings, params.adaptation, seed=0, **options))
+        adaptation = params.adaptation.at({"rank": 2, "learning_rate": learning_rate, "num_steps": num_steps})
+        return list(adapt(backbone, method, conditioning, adaptation, seed=0, **options))
 
     return run
 
 
 def same(one: Snapshot, other: Snapshot) -> bool:
     return one.losses == other.losses and all(
-        torch.equal(one.adapter[name], other.adapter[name]) for name in one.adapter
+        torch.equal(one.parameters[name], other.parameters[name]) for name in one.parameters
     )
 
 
@@ -27,10 +34,12 @@ def test_a_long_run_passes_through_the_shorter_ones(run):
     assert same(long[1], run(8)[-1])
 
 
-def test_a_stopped_run_continues_bit_identically(run, tmp_path):
+def test_a_stopped_run_continues_bit_identically(run, method, tmp_path):
     whole = run(10)[-1]
-    run(6)[-1].save(tmp_path)
-    continued = run(10, start=Snapshot.load(tmp_path))[-1]
+    stopped = run(6)[-1]
+    stopped.save(method, tmp_path)
+    stopped.save_optimizer(tmp_path)
+    continued = run(10, start=Snapshot.load(method, tmp_path, tmp_path))[-1]
     assert same(whole, continued)
     assert continued.seconds > 0
 
@@ -46,18 +55,56 @@ def test_the_learning_rate_warms_up_over_five_steps(run):
     assert rates == pytest.approx([2e-3, 4e-3, 6e-3, 8e-3, 1e-2, 1e-2, 1e-2])
 
 
-def test_a_snapshot_is_a_peft_folder(run, tmp_path):
-    run(1)[-1].save(tmp_path)
-    assert (tmp_path / "adapter_config.json").exists()
-    assert (tmp_path / "adapter_model.safetensors").exists()
+def test_a_snapshot_holds_the_adapter_once_with_losses_and_costs_beside_it(run, method, tmp_path):
+    snapshot = run(1)[-1]
+    snapshot.save(method, tmp_path)
+    files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
+    assert files == {
+        "adaptation.json",
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+    }
+    record = AdaptationRecord.load(tmp_path)
+    assert record.losses == snapshot.losses
+    assert record.num_parameters == sum(tensor.numel() for tensor in snapshot.parameters.values())
 
 
 @pytest.mark.parametrize(("available", "recomputes"), [(10**12, False), (10**4, True)])
 def test_activations_are_recomputed_only_where_memory_is_short(
-    run, pipeline, monkeypatch, available, recomputes
+    run, backbone, monkeypatch, available, recomputes
 ):
-    monkeypatch.setattr(trajectory, "available_memory", lambda device: available)
+    monkeypatch.setattr(opensora, "available_memory", lambda device: available)
     losses = run(3)[-1].losses
-    assert pipeline.transformer.gradient_checkpointing == recomputes
+    assert backbone.network.gradient_checkpointing == recomputes
     monkeypatch.undo()
     assert losses == run(3)[-1].losses
+
+
+def test_where_memory_runs_out_the_adaptation_begins_again_with_recomputation(run, backbone, monkeypatch):
+    expected = run(3)[-1]
+    loss = type(backbone).loss
+    attempts = []
+
+    def too_large(self, *arguments):
+        attempts.append(self.network.gradient_checkpointing)
+        if len(attempts) == 2:
+            raise torch.OutOfMemoryError
+        return loss(self, *arguments)
+
+    monkeypatch.setattr(type(backbone), "loss", too_large)
+    assert same(run(3)[-1], expected)
+    assert attempts == [False, False, True, True, True]
+
+
+def test_where_memory_runs_out_with_recomputation_too_the_error_is_raised(run, backbone, monkeypatch):
+    def too_large(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(type(backbone), "loss", too_large)
+    with pytest.raises(torch.OutOfMemoryError):
+        run(3)
+
+
+def test_a_loss_that_is_not_finite_names_its_step(run):
+    with pytest.raises(FailedWork, match=r"the training loss is (nan|inf) at step"):
+        run(20, learning_rate=1e30)

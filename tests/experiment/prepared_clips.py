@@ -28,10 +28,8 @@ def prepare_clips(params: Params, folder: Path, videos: Sequence[np.ndarray]) ->
     params = Params.model_validate(values)
     preprocess(params.data, params.preprocess, folder / "clips", workers=1)
     clips = read_manifest(folder / "clips")
-    model, cache = (
-        LazyModel(params.model, text_encoders=True),
-        ContentCache(params.cache.path, params.cache.max_bytes),
-    )
+    cache = ContentCache(params.cache.path, params.cache.max_bytes)
+    model = LazyModel(params.model, params.cache.path, for_encoding=True)
     (folder / "encoded").mkdir()
     for clip in clips:
         encode_clip(model, cache, folder / "clips", clip, folder / "encoded" / f"{clip.clip_id}.safetensors")

@@ -20,12 +20,10 @@ def encode(params, tmp_path):
 
     def encode(frames: np.ndarray, caption: str = CLIP.caption) -> tuple[bytes, bool]:
         write_video(tmp_path / CLIP.file_name, frames, CLIP.fps)
-        model, cache = (
-            LazyModel(params.model, text_encoders=True),
-            ContentCache(tmp_path / "cache", params.cache.max_bytes),
-        )
+        cache = ContentCache(tmp_path / "cache", params.cache.max_bytes)
+        model = LazyModel(params.model, tmp_path / "cache", for_encoding=True)
         encode_clip(model, cache, tmp_path, replace(CLIP, caption=caption), tmp_path / "encoded")
-        return (tmp_path / "encoded").read_bytes(), "pipeline" in vars(model)
+        return (tmp_path / "encoded").read_bytes(), "backbone" in vars(model)
 
     return encode
 

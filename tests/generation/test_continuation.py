@@ -2,16 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from lora_tta.backbones.conditioning import encode_conditioning
 from lora_tta.generation.continuation import generate_continuation
-from lora_tta.models.loading import load_pipeline
 
 
 @pytest.fixture
-def generate(tiny_model, params, moving_frames):
-    pipeline = load_pipeline(tiny_model, "cpu", torch.float32)
-    conditioning = encode_conditioning(pipeline, moving_frames[:33, :32, :48], "sliding pattern")
-    return lambda seed: generate_continuation(pipeline, conditioning, params.generation, seed)
+def generate(backbone, params, moving_frames):
+    conditioning = backbone.encode(moving_frames[:33, :32, :48], "sliding pattern")
+    return lambda seed: generate_continuation(backbone, conditioning, params.generation, seed)
 
 
 def test_a_continuation_has_65_frames_of_the_clips_size_and_a_cost(generate):

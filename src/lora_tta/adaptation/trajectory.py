@@ -1,32 +1,42 @@
 """The optimisation of one adapter, which can be stopped at any step and continued bit-identically."""
 
+import json
+import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.optimization import get_constant_schedule_with_warmup
-from peft import PeftConfig
 from torch import Tensor
 
-from lora_tta.adaptation.methods.lora import (
-    ADAPTER,
-    adapter_state,
-    fresh_adapter,
-    restore_adapter,
-    save_adapter,
-)
-from lora_tta.adaptation.objective import FlowMatchingObjective
-from lora_tta.backbones.conditioning import Conditioning
+from lora_tta.adaptation.methods.base import AdaptationMethod
+from lora_tta.adaptation.objective import AdaptationLoss
+from lora_tta.backbones.base import Backbone, Conditioning
 from lora_tta.config import AdaptationParams
-from lora_tta.models import OpenSoraTransformer3DModel
-from lora_tta.models.memory import activation_bytes, available_memory
-from lora_tta.models.packing import PATCH_SIZE
+from lora_tta.errors import FailedWork
+from lora_tta.files import write_text
 from lora_tta.peak_memory import PeakMemory
-from lora_tta.records.point import LoraSettings
 
-STATE_NAME = "trajectory.pt"
+ADAPTER_FOLDER, RECORD_NAME, STATE_NAME = "adapter", "adaptation.json", "optimizer.pt"
+
+
+@dataclass(frozen=True)
+class AdaptationRecord:
+    """The course of an adaptation: number of trained values, loss of each step, seconds and peak memory."""
+
+    num_parameters: int
+    losses: tuple[float, ...]
+    seconds: float
+    peak_memory_bytes: int
+
+    @classmethod
+    def load(cls, folder: Path) -> "AdaptationRecord":
+        """Read the record that :meth:`Snapshot.save` wrote."""
+        values = json.loads((folder / RECORD_NAME).read_text())
+        return cls(**values | {"losses": tuple(values["losses"])})
 
 
 @dataclass(frozen=True)
@@ -34,17 +44,15 @@ class Snapshot:
     """An adaptation after ``len(losses)`` steps.
 
     Attributes:
-        config: PEFT's configuration of the adapter.
-        adapter: the adapter's tensors on the CPU.
+        parameters: the method's tensors on the CPU.
         optimizer: state of AdamW and of the learning-rate schedule, enough to continue.
         losses: the loss of each step so far.
         seconds: time spent so far.
         peak_memory_bytes: the largest of the steps so far.
     """
 
-    config: PeftConfig
-    adapter: dict[str, Tensor]
-    optimizer: dict = field(repr=False)
+    parameters: dict[str, Tensor] = field(repr=False)
+    optimizer: dict[str, Any] = field(repr=False)
     losses: tuple[float, ...]
     seconds: float
     peak_memory_bytes: int
@@ -54,74 +62,106 @@ class Snapshot:
         """Steps taken."""
         return len(self.losses)
 
-    def save(self, folder: Path) -> None:
-        """Write a PEFT adapter folder, with what continuing needs beside it."""
-        save_adapter(folder, self.config, self.adapter)
-        torch.save(
-            {
-                "adapter": self.adapter,
-                "optimizer": self.optimizer,
-                "losses": list(self.losses),
-                "seconds": self.seconds,
-                "peak_memory_bytes": self.peak_memory_bytes,
-            },
-            folder / STATE_NAME,
+    def save(self, method: AdaptationMethod, folder: Path) -> None:
+        """Write the parameters in the method's format, with losses and costs beside them."""
+        method.save(folder / ADAPTER_FOLDER, self.parameters)
+        record = AdaptationRecord(
+            num_parameters=sum(tensor.numel() for tensor in self.parameters.values()),
+            losses=self.losses,
+            seconds=self.seconds,
+            peak_memory_bytes=self.peak_memory_bytes,
         )
+        write_text(folder / RECORD_NAME, json.dumps(asdict(record)))
+
+    def save_optimizer(self, folder: Path) -> None:
+        """Write the optimiser's state, which only continuing needs."""
+        torch.save(self.optimizer, folder / STATE_NAME)
 
     @classmethod
-    def load(cls, folder: Path) -> "Snapshot":
-        """Read what :meth:`save` wrote."""
-        state = torch.load(folder / STATE_NAME, weights_only=True)
-        return cls(config=PeftConfig.from_pretrained(folder), **state | {"losses": tuple(state["losses"])})
+    def load(cls, method: AdaptationMethod, folder: Path, optimizer_folder: Path) -> "Snapshot":
+        """Read what :meth:`save` and :meth:`save_optimizer` wrote."""
+        record = AdaptationRecord.load(folder)
+        return cls(
+            parameters=method.read(folder / ADAPTER_FOLDER),
+            optimizer=torch.load(optimizer_folder / STATE_NAME, weights_only=True),
+            losses=record.losses,
+            seconds=record.seconds,
+            peak_memory_bytes=record.peak_memory_bytes,
+        )
 
 
 def adapt(
-    transformer: OpenSoraTransformer3DModel,
+    backbone: Backbone,
+    method: AdaptationMethod,
     conditioning: Conditioning,
-    settings: LoraSettings,
     params: AdaptationParams,
     seed: int,
     save_at: Sequence[int] = (),
     start: Snapshot | None = None,
 ) -> Iterator[Snapshot]:
-    """Fine-tune a fresh adapter on one clip's conditioning frames.
+    """Fine-tune a freshly attached method on one clip's conditioning frames.
 
     AdamW with weight decay, a linear warm-up and then a constant learning rate, gradients clipped by
-    their norm (spec, "The experiment"). The schedule does not depend on the number of steps, so a long
-    run passes through every shorter one.
+    their norm. The schedule does not depend on the number of steps, so a long run passes through every
+    shorter one. Where memory runs out, the adaptation begins again with recomputation in the backward pass.
 
     Args:
-        transformer: holds the adapter afterwards.
-        conditioning: on the transformer's device and in its dtype.
-        save_at: step counts below ``settings.num_steps`` to yield a snapshot at as well.
+        backbone: holds the adapted parameters afterwards.
+        method: attached to ``backbone``.
+        conditioning: on the model's device and in its precision.
+        params: of the optimisation and the loss.
+        seed: of the initialisation and of all draws.
+        save_at: step counts below ``params.num_steps`` to yield a snapshot at as well.
         start: a snapshot of the same clip, settings and seed to continue from.
 
     Yields:
-        Snapshots in the order of their steps, the last after ``settings.num_steps``.
+        Snapshots in the order of their steps, the last after ``params.num_steps``.
+
+    Raises:
+        FailedWork: a loss is not finite.
+        torch.OutOfMemoryError: memory runs out with recomputation too.
     """
-    parameters = fresh_adapter(transformer, settings.rank, params, seed)
-    device = conditioning.reference_latents.device
+    try:
+        for snapshot in _adapt(backbone, method, conditioning, params, seed, save_at, start, recompute=None):
+            start = snapshot
+            yield snapshot
+        return
+    except torch.OutOfMemoryError:
+        pass
+    # Not in the handler: the exception keeps alive what the failed attempt had allocated.
+    torch.cuda.empty_cache()
+    yield from _adapt(backbone, method, conditioning, params, seed, save_at, start, recompute=True)
+
+
+def _adapt(
+    backbone: Backbone,
+    method: AdaptationMethod,
+    conditioning: Conditioning,
+    params: AdaptationParams,
+    seed: int,
+    save_at: Sequence[int],
+    start: Snapshot | None,
+    recompute: bool | None,
+) -> Iterator[Snapshot]:
+    parameters = method.attach(seed)
     optimizer = torch.optim.AdamW(
-        parameters,
-        lr=settings.learning_rate,
-        weight_decay=params.weight_decay,
-        fused=True,
+        parameters, lr=params.learning_rate, weight_decay=params.weight_decay, fused=True
     )
     schedule = get_constant_schedule_with_warmup(optimizer, params.warmup_steps)
-    objective = FlowMatchingObjective(conditioning, params, seed)
-    losses: list[float] = []
-    snapshot = Snapshot(transformer.peft_config[ADAPTER], {}, {}, (), 0.0, 0)
+    loss_of = AdaptationLoss(backbone, conditioning, params, seed)
+    losses: list[Tensor | float] = []
+    snapshot = Snapshot({}, {}, (), 0.0, 0)
     if start is not None:
-        restore_adapter(transformer, start.adapter)
+        method.restore(start.parameters)
         optimizer.load_state_dict(start.optimizer["optimizer"])
         schedule.load_state_dict(start.optimizer["schedule"])
         losses, snapshot = list(start.losses), start
 
-    stops = {step for step in save_at if step < settings.num_steps} | {settings.num_steps}
-    _recompute_where_memory_is_short(transformer, conditioning, params)
-    memory, began = PeakMemory(device), time.perf_counter()
-    for step in range(len(losses), settings.num_steps):
-        loss = objective.loss(transformer, step)
+    stops = {step for step in save_at if step < params.num_steps} | {params.num_steps}
+    backbone.recompute_activations(conditioning, recompute)
+    memory, began = PeakMemory(backbone.device), time.perf_counter()
+    for step in range(len(losses), params.num_steps):
+        loss = loss_of.at(step)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, params.max_grad_norm)
         optimizer.step()
@@ -129,12 +169,14 @@ def adapt(
         optimizer.zero_grad()
         losses.append(loss.detach())
         if step + 1 in stops:
-            losses = [float(value) for value in losses]
+            values = [float(value) for value in losses]
+            _check_finite(values)
+            losses = list(values)
             snapshot = replace(
                 snapshot,
-                adapter=adapter_state(transformer),
+                parameters=method.state(),
                 optimizer=_to_cpu({"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}),
-                losses=tuple(losses),
+                losses=tuple(values),
                 seconds=snapshot.seconds + time.perf_counter() - began,
                 peak_memory_bytes=max(snapshot.peak_memory_bytes, memory.bytes()),
             )
@@ -142,23 +184,13 @@ def adapt(
             began = time.perf_counter()
 
 
-def _recompute_where_memory_is_short(
-    transformer: OpenSoraTransformer3DModel, conditioning: Conditioning, params: AdaptationParams
-) -> None:
-    """Switch gradient checkpointing, which costs a second forward pass, on or off by the memory left."""
-    latents = conditioning.reference_latents
-    num_tokens = latents[:, 0].numel() // PATCH_SIZE**2 + conditioning.prompt_embeds[..., 0].numel()
-    needed = activation_bytes(transformer, num_tokens, mlp_adapters="mlp" in params.targets)
-    is_short = needed > available_memory(latents.device)
-    if is_short == transformer.gradient_checkpointing:
-        return  # The switch walks through all modules, while the GPU waits.
-    if is_short:
-        transformer.enable_gradient_checkpointing()
-    else:
-        transformer.disable_gradient_checkpointing()
+def _check_finite(losses: Sequence[float]) -> None:
+    for step, loss in enumerate(losses, start=1):
+        if not math.isfinite(loss):
+            raise FailedWork(f"the training loss is {loss:g} at step {step}")
 
 
-def _to_cpu(state: dict) -> dict:
+def _to_cpu(state: dict[str, Any]) -> dict[str, Any]:
     return torch.utils._pytree.tree_map_only(
         Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), state
     )

@@ -1,62 +1,39 @@
-"""Hashes that say whether two pieces of work are the same."""
+"""Hashes that say whether two pieces of work are the same, and seeds for named things."""
 
 import hashlib
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
-import lora_tta
+from lora_tta.cache.closure import ROOT, code_without_prose, import_closure, libraries, source_files
 
-# A change in any of these can change an adapter, a video or a metric.
-CODE_FOLDERS = ("data", "records", "models", "backbones", "adaptation", "generation", "evaluation")
-LIBRARIES = ("torch", "diffusers", "peft", "transformers")
-OPTIONAL_LIBRARIES = ("flash-attn-4", "quack-kernels")
+# The values of the settings are in the keys themselves, so the code that parses them does not count.
+SETTINGS_MODULE = "lora_tta.config"
 
 
-def digest(key: Mapping) -> str:
+def digest(key: Mapping[str, Any]) -> str:
     """SHA-256 of a JSON-serialisable mapping, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 @cache
-def folder_sha256(folder: Path) -> str:
-    """SHA-256 of the names and contents of all files below a folder."""
-    return digest(
-        {
-            path.relative_to(folder).as_posix(): file_sha256(path)
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        }
-    )
+def code_version(*entries: str, root: Path = ROOT) -> str:
+    """Hash of the code of the entry modules and all that they import, and of their libraries' versions.
 
+    Comments and docstrings do not count.
 
-@cache
-def code_version() -> str:
-    """Hash of this package's code that results depend on, and of the libraries that compute them."""
-    package = Path(lora_tta.__file__).parent
+    Args:
+        entries: dotted names of modules.
+        root: folder of the package.
+    """
+    modules = import_closure(*entries, leave_out=(SETTINGS_MODULE,), root=root)
     sources = {
-        path.relative_to(package).as_posix(): file_sha256(path)
-        for folder in CODE_FOLDERS
-        for path in sorted((package / folder).rglob("*.py"))
+        path.relative_to(root).as_posix(): hashlib.sha256(code_without_prose(path).encode()).hexdigest()
+        for path in source_files(modules, root)
     }
-    return digest(sources | {name: version(name) for name in LIBRARIES} | _optional_versions())
-
-
-def _optional_versions() -> dict[str, str]:
-    versions = {}
-    for name in OPTIONAL_LIBRARIES:
-        with suppress(PackageNotFoundError):
-            versions[name] = version(name)
-    return versions
+    return digest(sources | libraries(modules, root))
 
 
 def derive_seed(seed: int, name: str) -> int:

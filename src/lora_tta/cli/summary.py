@@ -1,25 +1,43 @@
-"""The last run in a few lines, for the terminal."""
+"""``lora-tta summary``: the comparison of the last run in a few lines."""
 
+import argparse
 import json
+from typing import Any
 
 from lora_tta.errors import UserError
 from lora_tta.records.clips import read_manifest
-from lora_tta.records.metric_table import METRIC_LABELS
-from lora_tta.stages.paths import BEST, CLIPS, COSTS, EVALUATE, METRICS, REPORT
+from lora_tta.records.metric_table import COSTS, metric
+from lora_tta.records.point import describe
+from lora_tta.stages.paths import (
+    ADAPT,
+    ADAPT_COSTS,
+    BASELINE,
+    BASELINE_COSTS,
+    BEST,
+    CLIPS,
+    EVALUATE,
+    METRICS,
+    REPORT,
+)
 
 
-def print_summary() -> None:
-    """Print the comparison table of the last run and where its report is.
+def add_to(commands: Any) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("summary", help="the comparison of the last run")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the comparison table of the last run and the place of its report.
 
     Raises:
         UserError: there is no finished run.
     """
     if not METRICS.exists():
         raise UserError(f"{METRICS} not found: run `dvc repro` first")
-    comparisons, costs = json.loads(METRICS.read_text()), json.loads(COSTS.read_text())
-    best = json.loads(BEST.read_text())
-    print(f"{len(read_manifest(CLIPS))} clips, best of {best['trials']} trials: {best['settings']}\n")
-    header = f"{'frames 34-65':<27}{'baseline':>10}{'adapted':>10}{'difference':>12}  "
+    comparisons, best = json.loads(METRICS.read_text()), json.loads(BEST.read_text())
+    print(f"{len(read_manifest(CLIPS))} clips, best of {best['trials']} trials: {describe(best['point'])}\n")
+    header = f"{'generated frames':<27}{'baseline':>10}{'adapted':>10}{'difference':>12}  "
     print(f"{header}{'95 % interval':<20}improved")
     for name, values in comparisons.items():
         interval = (
@@ -28,10 +46,20 @@ def print_summary() -> None:
             else f"{values['interval_low']:+.4f} .. {values['interval_high']:+.4f}"
         )
         print(
-            f"{METRIC_LABELS[name]:<27}{values['baseline']:>10.4f}{values['adapted']:>10.4f}"
+            f"{metric(name).title:<27}{values['baseline']:>10.4f}{values['adapted']:>10.4f}"
             f"{values['difference']:>+12.4f}  {interval:<20}{values['share_improved']:>7.0%}"
         )
-    for name in ("adapt_seconds_per_clip", "generate_seconds_per_clip"):
-        label = name.replace("_", " ")
-        print(f"{label:<27}{costs['baseline'][name]:>10.2f}{costs['adapted'][name]:>10.2f}")
-    print(f"\nreport: {REPORT}\nplots:  {EVALUATE}, or `dvc plots show`")
+    _print_costs()
+    print(f"\nreport: {REPORT}\nplots:  {EVALUATE}, or `dvc plots show`\ncompare trials: make ui")
+
+
+def _print_costs() -> None:
+    # Reading tables takes pandas, which a command line without arguments does without.
+    from lora_tta.records.results import mean_costs, read_results
+
+    baseline = mean_costs(read_results(BASELINE, BASELINE_COSTS))
+    adapted = mean_costs(read_results(ADAPT, ADAPT_COSTS))
+    for cost in COSTS:
+        if cost.name in baseline and cost.name in adapted:
+            label = f"{cost.label} ({cost.unit})"
+            print(f"{label:<27}{baseline[cost.name]:>10.2f}{adapted[cost.name]:>10.2f}")

@@ -24,6 +24,7 @@ from lora_tta.data.stratified import StratifiedSampler
 from lora_tta.data.transcode import ClipFormat, Rejection, transcode
 from lora_tta.data.ucf101 import Source, find_videos, read_split_list, select_listed
 from lora_tta.errors import UserError
+from lora_tta.files import PARTIAL_PATTERN, write_text
 from lora_tta.records.clips import MANIFEST_NAME, Clip, write_manifest
 
 REJECTED_NAME = "rejected.json"
@@ -134,12 +135,10 @@ def _remove_other_clips(output: Path, clips: list[Clip]) -> None:
     for path in output.glob("*.mp4"):
         if path.name not in names:
             path.unlink()
-    for path in output.glob(".*.partial"):
+    for path in output.glob(PARTIAL_PATTERN):
         path.unlink()
 
 
 def _write_rejected(path: Path, summary: Summary, rejections: list[Rejection]) -> None:
     listed = [asdict(rejection) for rejection in sorted(rejections, key=lambda item: item.source)]
-    partial_path = path.with_suffix(".json.partial")
-    partial_path.write_text(json.dumps(asdict(summary) | {"clips": listed}, indent=2) + "\n")
-    os.replace(partial_path, path)
+    write_text(path, json.dumps(asdict(summary) | {"clips": listed}, indent=2) + "\n")

@@ -41,8 +41,3 @@ class StratifiedSampler:
     def reject(self, source: Source) -> None:
         """Tell that a drawn source does not count."""
         self._taken[source.class_name] -= 1
-
-
-def sample_stratified(sources: Iterable[Source], num_clips: int, seed: int) -> list[Source]:
-    """``num_clips`` sources spread over the classes; the same for any order of ``sources``."""
-    return StratifiedSampler(sources, seed).draw(num_clips)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from lora_tta.data.ucf101 import class_of, find_videos, is_ucf101_name
 from lora_tta.errors import UserError
+from lora_tta.files import atomic
 
 LISTS_FOLDER = "ucfTrainTestlist"
 
@@ -132,14 +133,11 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 
 def _link_or_copy(path: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    partial.unlink(missing_ok=True)
-    try:
-        os.link(path.resolve(), partial)
-    except OSError:
-        shutil.copyfile(path, partial)
-    os.replace(partial, target)
+    with atomic(target) as partial:
+        try:
+            os.link(path.resolve(), partial)
+        except OSError:
+            shutil.copyfile(path, partial)
 
 
 def _remove_empty_folders(root: Path) -> None:

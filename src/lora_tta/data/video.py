@@ -6,7 +6,6 @@ group of pictures every 33 frames. The frames a model may condition on therefore
 those it has to predict, which ordinary rate control would leave in them.
 """
 
-import os
 from collections.abc import Iterable
 from fractions import Fraction
 from itertools import islice
@@ -18,6 +17,7 @@ from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc, Interpola
 
 from lora_tta.data.scaling import BT709, RGBConverter
 from lora_tta.errors import UserError
+from lora_tta.files import atomic
 from lora_tta.records.clips import CONDITIONING_FRAMES, NUM_FRAMES, Clip
 
 # At least 44 dB for every frame of the real footage tried at 192x336; continuations are near 16 dB.
@@ -101,28 +101,26 @@ def encode_h264(
     ``colorspace`` (``BT709`` or ``BT601``) is the matrix the frames already are in; it is written into the
     file. Time stamps and picture types of ``frames`` are overwritten: frame k is shown at k / fps.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-            stream = container.add_stream("libx264", rate=fps)
-            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-            stream.options = {
-                "preset": "ultrafast",
-                "qp": str(QUANTISER),
-                "x264-params": _X264_PARAMS,
-            }
-            codec = stream.codec_context
-            codec.thread_count = 1
-            codec.color_range = ColorRange.MPEG
-            codec.colorspace = colorspace
-            codec.color_primaries = ColorPrimaries.BT709 if colorspace == BT709 else ColorPrimaries.SMPTE170M
-            codec.color_trc = ColorTrc.BT709 if colorspace == BT709 else ColorTrc.SMPTE170M
-            for index, frame in enumerate(frames):
-                frame.pts, frame.time_base = index, Fraction(1, fps)
-                # A decoded frame keeps the type it had in its source, which x264 would obey.
-                frame.pict_type = av.video.frame.PictureType.NONE
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        atomic(path) as partial,
+        av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}) as container,
+    ):
+        stream = container.add_stream("libx264", rate=fps)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.options = {
+            "preset": "ultrafast",
+            "qp": str(QUANTISER),
+            "x264-params": _X264_PARAMS,
+        }
+        codec = stream.codec_context
+        codec.thread_count = 1
+        codec.color_range = ColorRange.MPEG
+        codec.colorspace = colorspace
+        codec.color_primaries = ColorPrimaries.BT709 if colorspace == BT709 else ColorPrimaries.SMPTE170M
+        codec.color_trc = ColorTrc.BT709 if colorspace == BT709 else ColorTrc.SMPTE170M
+        for index, frame in enumerate(frames):
+            frame.pts, frame.time_base = index, Fraction(1, fps)
+            # A decoded frame keeps the type it had in its source, which x264 would obey.
+            frame.pict_type = av.video.frame.PictureType.NONE
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())

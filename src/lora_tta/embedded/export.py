@@ -4,8 +4,6 @@
 """
 
 import argparse
-import os
-import shutil
 from pathlib import Path
 
 import torch
@@ -14,6 +12,7 @@ from transformers import CLIPTextModel, T5EncoderModel
 
 from lora_tta.embedded.recipe import TransformerRecipe
 from lora_tta.embedded.train_transformer import build_tokenizer
+from lora_tta.files import atomic
 from lora_tta.models.pipeline import OpenSoraContinuationPipeline
 from lora_tta.models.transformer import OpenSoraTransformer3DModel
 
@@ -38,11 +37,8 @@ def export_pipeline(vae: Path, trained: Path, output: Path, dtype: torch.dtype =
         tokenizer_2=tokenizer,
         text_encoder_2=CLIPTextModel.from_pretrained(trained / "text_encoder_2"),
     ).to(dtype=dtype)
-    temporary = output.with_name(output.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    pipeline.save_pretrained(temporary)
-    shutil.rmtree(output, ignore_errors=True)
-    os.replace(temporary, output)
+    with atomic(output) as partial:
+        pipeline.save_pretrained(partial)
 
 
 def main() -> None:

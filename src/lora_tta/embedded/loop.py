@@ -1,8 +1,6 @@
 """The optimisation loop both trainings share: seeded, resumable, with averaged weights."""
 
 import json
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from tqdm import tqdm
 
 from lora_tta.embedded.recipe import Optimisation
 from lora_tta.errors import UserError
+from lora_tta.files import atomic
 
 CHECKPOINT = "checkpoint"
 STEP_FILE = "step.json"
@@ -39,15 +38,9 @@ def step_generator(seed: int, step: int, device: torch.device) -> torch.Generato
 
 
 def _save_checkpoint(accelerator: Accelerator, output: Path, step: int) -> None:
-    temporary, final, previous = (output / (CHECKPOINT + suffix) for suffix in (".tmp", "", ".old"))
-    shutil.rmtree(temporary, ignore_errors=True)
-    accelerator.save_state(temporary)
-    (temporary / STEP_FILE).write_text(json.dumps({"step": step}))
-    shutil.rmtree(previous, ignore_errors=True)
-    if final.exists():
-        os.replace(final, previous)
-    os.replace(temporary, final)
-    shutil.rmtree(previous, ignore_errors=True)
+    with atomic(output / CHECKPOINT) as partial:
+        accelerator.save_state(str(partial))
+        (partial / STEP_FILE).write_text(json.dumps({"step": step}))
 
 
 def optimise(

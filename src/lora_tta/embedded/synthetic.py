@@ -4,7 +4,6 @@ A class is a rule for drawing a layered scene (`lora_tta.embedded.layered_scene`
 the frame rate changes the sampling of a motion and not the motion.
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from lora_tta.embedded.layered_scene import (
     render_scenes,
     stack_layers,
 )
+from lora_tta.files import atomic
 
 DATASET_SEED = 1_000_000_000  # far from the seeds that training draws from, which count up from 0
 MIDDLE = 1.35  # seconds; frame 33 at 24 fps, where zooms and crossing objects are centred
@@ -264,8 +264,7 @@ def _write_avi(path: Path, frames: Tensor, fps: int) -> None:
     """Write (frames, height, width, 3) uint8 as MPEG-4 part 2 in AVI, as UCF-101's files are."""
     import av  # rendering, and with it training on a GPU machine, must not need PyAV
 
-    temporary = path.with_suffix(".tmp")
-    with av.open(temporary, "w", format="avi") as container:
+    with atomic(path) as partial, av.open(partial, "w", format="avi") as container:
         stream = container.add_stream("mpeg4", rate=fps)
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
         stream.codec_context.qmin, stream.codec_context.qmax = 2, 10
@@ -273,7 +272,6 @@ def _write_avi(path: Path, frames: Tensor, fps: int) -> None:
         for frame in frames.numpy():
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
-    os.replace(temporary, path)
 
 
 def write_dataset(

@@ -1,79 +1,84 @@
-"""PSNR, SSIM, LPIPS and temporal consistency of generated frames 34-65, per frame and per clip."""
+"""The metrics of :data:`lora_tta.records.metric_table.METRICS`, measured on one clip.
 
-from collections.abc import Callable
+The function of a metric returns a :class:`~lora_tta.evaluation.measurement.Measurement`. Its parameters name
+the inputs that it takes:
+
+- ``generated``: the generated frames, a float tensor (n, 3, height, width) in 0..255;
+- ``target``: the true frames, likewise, for a metric that needs a reference;
+- ``distance``: the :class:`~lora_tta.evaluation.perceptual.PerceptualDistance` of the run.
+"""
+
+import math
+from importlib import import_module
+from inspect import signature
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from lora_tta.errors import UserError
+from lora_tta.errors import FailedWork, UserError
+from lora_tta.evaluation.measurement import Measurement
 from lora_tta.evaluation.perceptual import MIN_FRAME_SIZE, PerceptualDistance
-from lora_tta.records.metric_table import ClipMetrics
-
-DATA_RANGE = 255.0
-MIN_MSE = 1 / 12
-"""Mean squared error of rounding to 8 bits: smaller ones count as this much, which caps PSNR at 58.92 dB."""
-MAX_PSNR = float(10 * np.log10(DATA_RANGE**2 / MIN_MSE))
-FRAMES_PER_BATCH = 8
+from lora_tta.records.metric_table import METRICS, TRAINED_NAME, UNTRAINED_NAME, ClipMetrics, Metric
 
 
 class ContinuationMetrics:
-    """Compares generated frames with the ground truth.
+    """Measures generated frames.
 
-    PSNR and SSIM (Gaussian window of 11, sigma 1.5; Wang et al. 2004) work on RGB values in 0..255.
-    Temporal consistency is the mean PSNR between consecutive generated frames, in dB, as in the published
-    evaluation. It does not look at the ground truth, and a frozen video has the highest.
+    Args:
+        distance: the perceptual distance; of LPIPS and its untrained stand-in, only this one is measured.
+        device: where the metrics are computed.
     """
 
-    def __init__(self, lpips: PerceptualDistance, device: torch.device | str) -> None:
-        self.lpips = lpips
+    def __init__(self, distance: PerceptualDistance, device: torch.device | str) -> None:
+        self.distance = distance
         self.device = device
+        other_distance = {TRAINED_NAME, UNTRAINED_NAME} - {distance.name}
+        self._rows = [row for row in METRICS if row.name not in other_distance]
+
+    @property
+    def metric_names(self) -> list[str]:
+        """The metrics that are measured, in the order of the table."""
+        return [row.name for row in self._rows]
 
     @torch.inference_mode()
     def __call__(self, generated: np.ndarray, target: np.ndarray) -> ClipMetrics:
         """Measure one clip.
 
         Args:
-            generated: (32, height, width, 3) RGB uint8, frames 34-65.
+            generated: (n, height, width, 3) RGB uint8, the generated frames.
             target: the true frames, of the same shape and type.
 
         Raises:
             ValueError: the arrays are not uint8 RGB frames of one shape, or fewer than two.
             UserError: the frames are smaller than 31 pixels, which LPIPS cannot take.
+            FailedWork: a value is not finite.
         """
         _check_frames(generated, target)
-        generated, target = (self._to_tensor(frames) for frames in (generated, target))
+        frames, reference = self._to_tensor(generated), self._to_tensor(target)
         # TF32 convolutions would ruin SSIM, which subtracts large squares from each other.
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            per_frame = {
-                "psnr": _psnr_per_frame(generated, target),
-                "ssim": _in_batches(_ssim_per_frame, generated, target),
-                self.lpips.name: _in_batches(self.lpips, generated, target),
-                "temporal_consistency": _psnr_per_frame(generated[:-1], generated[1:]),
-            }
-        per_frame = {name: values.cpu().numpy() for name, values in per_frame.items()}
-        summary = {name: float(values.mean(dtype=np.float64)) for name, values in per_frame.items()}
-        pooled = peak_signal_noise_ratio(generated, target, data_range=DATA_RANGE)
-        return ClipMetrics(per_frame, summary | {"psnr": min(float(pooled), MAX_PSNR)})
+            measured = {row.name: self._measure(row, frames, reference) for row in self._rows}
+        for name, measurement in measured.items():
+            if not math.isfinite(measurement.value):
+                raise FailedWork(f"{name} is {measurement.value:g}")
+        return ClipMetrics(
+            per_frame={
+                name: measurement.per_frame
+                for name, measurement in measured.items()
+                if measurement.per_frame is not None
+            },
+            summary={name: measurement.value for name, measurement in measured.items()},
+        )
+
+    def _measure(self, row: Metric, generated: Tensor, target: Tensor) -> Measurement:
+        module, _, name = row.measure.partition(":")
+        function = getattr(import_module(module), name)
+        inputs = {"generated": generated, "target": target, "distance": self.distance}
+        return function(**{given: inputs[given] for given in signature(function).parameters})
 
     def _to_tensor(self, frames: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2))).to(self.device).float()
-
-
-def _psnr_per_frame(frames: Tensor, reference: Tensor) -> Tensor:
-    psnr = peak_signal_noise_ratio(frames, reference, data_range=DATA_RANGE, dim=(1, 2, 3), reduction="none")
-    return psnr.clamp(max=MAX_PSNR)
-
-
-def _ssim_per_frame(frames: Tensor, reference: Tensor) -> Tensor:
-    ssim = structural_similarity_index_measure(frames, reference, data_range=DATA_RANGE, reduction="none")
-    return ssim.reshape(-1)
-
-
-def _in_batches(metric: Callable[[Tensor, Tensor], Tensor], frames: Tensor, reference: Tensor) -> Tensor:
-    batches = zip(frames.split(FRAMES_PER_BATCH), reference.split(FRAMES_PER_BATCH), strict=True)
-    return torch.cat([metric(*batch) for batch in batches])
 
 
 def _check_frames(generated: np.ndarray, target: np.ndarray) -> None:

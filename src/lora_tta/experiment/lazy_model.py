@@ -1,57 +1,74 @@
 """The model of an experiment: loaded when it is first needed, identified without loading it."""
 
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from lora_tta.cache.keys import code_version, folder_sha256
+from lora_tta.backbones import load_backbone
+from lora_tta.backbones.base import Backbone
+from lora_tta.cache.model_identity import model_identity
 from lora_tta.config import ModelParams
-from lora_tta.models.loading import load_pipeline
-from lora_tta.models.pipeline import OpenSoraContinuationPipeline
-from lora_tta.models.speed.acceleration import accelerate
+from lora_tta.errors import UserError
+
+IDENTITIES_NAME = "models.json"
 
 
 class LazyModel:
-    """A pipeline that is loaded at first use, so that work found in the cache needs no model.
+    """A model that is loaded at first use, so that work found in the cache needs none.
 
     Args:
         params: of the model; its number of threads becomes that of this process.
+        cache_folder: where the model's identity is remembered.
         device_index: which of several GPUs, modulo their number.
-        text_encoders: whether they are needed, see :func:`load_pipeline`.
+        for_encoding: whether captions are to be encoded.
+
+    Raises:
+        UserError: the settings ask for a GPU, and there is none.
     """
 
-    def __init__(self, params: ModelParams, device_index: int = 0, text_encoders: bool = False):
+    def __init__(
+        self, params: ModelParams, cache_folder: Path, device_index: int = 0, for_encoding: bool = False
+    ):
         self.params = params
-        self.text_encoders = text_encoders
+        self.for_encoding = for_encoding
         self.device = resolve_device(params.device, device_index)
+        self._identities = cache_folder / IDENTITIES_NAME
         torch.set_num_threads(params.num_threads)
 
     @cached_property
-    def pipeline(self) -> OpenSoraContinuationPipeline:
+    def backbone(self) -> Backbone:
         """The model on its device."""
-        dtype = getattr(torch, self.params.dtype)
-        pipeline = load_pipeline(self.params.path, self.device, dtype, text_encoders=self.text_encoders)
-        if self.params.accelerate and self.device.type == "cuda":
-            accelerate(pipeline.transformer)
-        # One bar for the clips is enough.
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
+        return load_backbone(self.params, self.device, self.for_encoding)
 
     @cached_property
-    def environment(self) -> dict:
-        """All that a result depends on besides a clip and the settings of the work on it."""
+    def environment(self) -> dict[str, Any]:
+        """Everything that results depend on besides code, clip and the settings of the work on it."""
         return {
-            "model": folder_sha256(self.params.path),
-            "code": code_version(),
-            "device": self.device.type,
+            "model": model_identity(self.params.path, self._identities),
+            "backbone": self.params.backbone,
+            "device": self.device_name,
             "dtype": self.params.dtype,
             "num_threads": self.params.num_threads,
             "accelerate": self.params.accelerate,
         }
 
+    @property
+    def device_name(self) -> str:
+        """The product name of the GPU, or ``cpu``."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+
 
 def resolve_device(name: str, index: int = 0) -> torch.device:
-    """``auto`` is CUDA where there is a GPU, else the CPU; ``index`` picks one of several GPUs."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name, index % torch.cuda.device_count()) if name == "cuda" else torch.device(name)
+    """``auto`` is CUDA where there is a GPU, else the CPU; ``index`` picks one of several GPUs.
+
+    Raises:
+        UserError: ``cuda`` is asked for, and there is no GPU.
+    """
+    num_gpus = torch.cuda.device_count() if name != "cpu" else 0
+    if num_gpus:
+        return torch.device("cuda", index % num_gpus)
+    if name == "cuda":
+        raise UserError("model.device is cuda, but torch finds no GPU: set model.device to auto or cpu")
+    return torch.device("cpu")

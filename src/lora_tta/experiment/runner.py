@@ -4,31 +4,29 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from lora_tta.imports import without_garbage_collection
+import numpy as np
+from filelock import Timeout
 
-with without_garbage_collection():
-    import numpy as np
-    from filelock import Timeout
+from lora_tta.adaptation.methods import MethodSlot
+from lora_tta.adaptation.trajectory import ADAPTER_FOLDER, AdaptationRecord, Snapshot, adapt
+from lora_tta.backbones.base import Conditioning
+from lora_tta.cache.store import ContentCache
+from lora_tta.config import AdaptationParams, Params
+from lora_tta.data.video import read_clip_frames, write_video
+from lora_tta.evaluation.metrics import ContinuationMetrics
+from lora_tta.evaluation.perceptual import PerceptualDistance, load_perceptual_distance
+from lora_tta.experiment.clip_work import ClipWork, adaptation_code, generation_code, measuring_code
+from lora_tta.experiment.lazy_model import LazyModel
+from lora_tta.files import file_sha256
+from lora_tta.generation.continuation import generate_continuation
+from lora_tta.records.clips import CONDITIONING_FRAMES, Clip
+from lora_tta.records.outcome import ClipOutcome
+from lora_tta.records.point import Point
+from lora_tta.records.results import ClipResult, read_results, write_costs, write_results
 
-    from lora_tta.adaptation.methods.lora import load_adapter, remove_adapter
-    from lora_tta.adaptation.trajectory import Snapshot, adapt
-    from lora_tta.backbones.conditioning import Conditioning
-    from lora_tta.cache.keys import derive_seed, file_sha256
-    from lora_tta.cache.store import ContentCache
-    from lora_tta.config import Params
-    from lora_tta.data.video import read_clip_frames, write_video
-    from lora_tta.evaluation.metrics import ContinuationMetrics
-    from lora_tta.evaluation.perceptual import PerceptualDistance, load_perceptual_distance
-    from lora_tta.experiment.clip_run import ClipRun
-    from lora_tta.experiment.lazy_model import LazyModel
-    from lora_tta.generation.continuation import generate_continuation
-    from lora_tta.records.clips import CONDITIONING_FRAMES, Clip
-    from lora_tta.records.metric_table import METRIC_DIRECTIONS, TRAINED_NAME, UNTRAINED_NAME
-    from lora_tta.records.point import LoraSettings
-    from lora_tta.records.results import ClipResult, read_results, write_results
-
-VIDEO_NAME, FRAMES_NAME, COST_NAME = "continuation.mp4", "frames.npy", "cost.json"
+VIDEO_NAME, FRAMES_NAME, COST_NAME, COSTS_NAME = "continuation.mp4", "frames.npy", "cost.json", "costs.csv"
 
 
 class ClipRunner:
@@ -36,172 +34,179 @@ class ClipRunner:
 
     Args:
         params: of the pipeline.
-        clips: folder of the preprocessed clips.
+        clips_folder: folder of the preprocessed clips.
         encoded: folder of the conditionings, ``<clip_id>.safetensors``.
-        snapshot_steps: numbers of steps whose adapters are kept when a trajectory passes through them.
         device_index: which of several GPUs, modulo their number.
     """
 
-    def __init__(
-        self,
-        params: Params,
-        clips: Path,
-        encoded: Path,
-        snapshot_steps: Sequence[int] = (),
-        device_index: int = 0,
-    ):
+    def __init__(self, params: Params, clips_folder: Path, encoded: Path, device_index: int = 0):
         self.params = params
-        self.clips = clips
+        self.clips_folder = clips_folder
         self.encoded = encoded
-        self.snapshot_steps = snapshot_steps
-        self.model = LazyModel(params.model, device_index)
+        self.model = LazyModel(params.model, params.cache.path, device_index)
         self.cache = ContentCache(params.cache.path, params.cache.max_bytes)
+        # An adaptation leaves a snapshot at every number of steps that the search may ask for.
+        self._snapshot_steps = [int(steps) for steps in params.search.space.get("num_steps", [])]
+        self._works: dict[tuple, ClipWork] = {}
 
-    def run(self, clip: Clip, settings: LoraSettings | None) -> ClipRun:
-        """Continue a clip, adapted first unless ``settings`` is None, and measure frames 34-65."""
-        with self.cache.lock(self._result_key(clip, settings) | {"part": "whole"}):
-            return self._run(clip, settings)
+    def run(self, clip: Clip, point: Point | None) -> ClipOutcome:
+        """Continue a clip, adapted first unless ``point`` is None, and measure the generated frames.
 
-    def try_run(self, clip: Clip, settings: LoraSettings | None) -> bool:
+        Raises:
+            UserError: a file or the model cannot be read.
+            FailedWork: losses, frames or metrics are not finite.
+            torch.OutOfMemoryError: memory runs out with recomputation too.
+        """
+        work = self._work(clip, point)
+        with self.cache.lock(work.result_key | {"part": "whole"}), self.cache.leasing():
+            return self._run(work)
+
+    def try_run(self, clip: Clip, point: Point | None) -> bool:
         """Do a clip in advance, unless it is done or in another process's hands; says whether it was."""
-        key = self._result_key(clip, settings)
-        lock = self.cache.lock(key | {"part": "whole"})
+        work = self._work(clip, point)
+        lock = self.cache.lock(work.result_key | {"part": "whole"})
         try:
-            with lock.acquire(timeout=0):
-                if self.cache.find("result", key):
+            with lock.acquire(timeout=0), self.cache.leasing():
+                if self.cache.find("result", work.result_key):
                     return False
-                self._run(clip, settings)
+                self._run(work)
                 return True
         except Timeout:
             return False
 
-    def _run(self, clip: Clip, settings: LoraSettings | None) -> ClipRun:
-        adapter = None if settings is None else self._adapter(clip, settings)
-        continuation = self._continuation(clip, settings, adapter)
-        measured = self.cache.fetch(
-            "result",
-            self._result_key(clip, settings),
-            lambda folder: write_results(folder, [self._measure(clip, continuation, adapter)]),
-        )
-        return ClipRun(
-            clip=clip,
-            result=read_results(measured)[0],
-            video=continuation / VIDEO_NAME,
-            frames_file=continuation / FRAMES_NAME,
-            adapter=adapter,
-        )
+    def study_identity(self, clips: Sequence[Clip]) -> dict[str, Any]:
+        """Everything that the value of a trial on these clips depends on, besides its point."""
+        params = self.params
+        return {
+            **self.model.environment,
+            "code": [
+                adaptation_code(params.model, params.adaptation),
+                generation_code(params.model),
+                measuring_code(),
+            ],
+            "clips": [clip.sha256 for clip in clips],
+            "conditionings": [file_sha256(self._conditioning_file(clip)) for clip in clips],
+            "adaptation": _fixed_settings(params),
+            "generation": params.generation.model_dump(),
+            "distance": self._distance.name,
+        }
 
     @property
     def metric_names(self) -> list[str]:
         """The metrics that are measured, in their usual order."""
-        other_distance = {TRAINED_NAME, UNTRAINED_NAME} - {self._distance.name}
-        return [name for name in METRIC_DIRECTIONS if name not in other_distance]
+        return self._measure.metric_names
 
-    def setting(self, clips: Sequence[Clip]) -> dict:
-        """All that the value of a trial on these clips depends on, besides its own settings."""
-        return {
-            **self.model.environment,
-            "clips": [clip.sha256 for clip in clips],
-            "conditionings": [file_sha256(self._conditioning_file(clip)) for clip in clips],
-            "adaptation": self.params.adaptation.model_dump(),
-            "generation": self.params.generation.model_dump(),
-            "lpips": self._distance.name,
-        }
+    def _work(self, clip: Clip, point: Point | None) -> ClipWork:
+        key = (clip.clip_id, None if point is None else tuple(point.items()))
+        if key not in self._works:
+            self._works[key] = ClipWork(
+                clip=clip,
+                adaptation=None if point is None else self.params.adaptation.at(point),
+                params=self.params,
+                environment=self.model.environment,
+                conditioning=file_sha256(self._conditioning_file(clip)),
+                distance=self._distance.name,
+            )
+        return self._works[key]
+
+    def _run(self, work: ClipWork) -> ClipOutcome:
+        adapter = None if work.adaptation is None else self._adapter(work, work.adaptation)
+        continuation = self._continuation(work, adapter)
+
+        def measure(folder: Path) -> None:
+            results = [self._result(work, continuation, adapter)]
+            write_results(folder, results)
+            write_costs(folder / COSTS_NAME, results)
+
+        measured = self.cache.fetch("result", work.result_key, measure)
+        return ClipOutcome(
+            clip=work.clip,
+            result=read_results(measured, measured / COSTS_NAME)[0],
+            video=continuation / VIDEO_NAME,
+            frames_file=continuation / FRAMES_NAME,
+            adapter=adapter and adapter / ADAPTER_FOLDER,
+        )
 
     @cached_property
     def _distance(self) -> PerceptualDistance:
         return load_perceptual_distance(self.params.evaluation.lpips, self.model.device)
 
-    def _adapter_key(self, clip: Clip, settings: LoraSettings, num_steps: int) -> dict:
-        return {
-            **self.model.environment,
-            "conditioning": file_sha256(self._conditioning_file(clip)),
-            "rank": settings.rank,
-            "learning_rate": settings.learning_rate,
-            "num_steps": num_steps,
-            "adaptation": self.params.adaptation.model_dump(),
-            "seed": derive_seed(self.params.adaptation.seed, clip.clip_id),
-        }
+    @cached_property
+    def _measure(self) -> ContinuationMetrics:
+        return ContinuationMetrics(self._distance, self.model.device)
 
-    def _continuation_key(self, clip: Clip, settings: LoraSettings | None) -> dict:
-        return {
-            **self.model.environment,
-            "conditioning": file_sha256(self._conditioning_file(clip)),
-            "adapter": settings and self._adapter_key(clip, settings, settings.num_steps),
-            "generation": self.params.generation.model_dump(),
-            "seed": derive_seed(self.params.generation.seed, clip.clip_id),
-        }
+    @cached_property
+    def _methods(self) -> MethodSlot:
+        return MethodSlot(self.model.backbone)
 
-    def _result_key(self, clip: Clip, settings: LoraSettings | None) -> dict:
-        return self._continuation_key(clip, settings) | {
-            "clip": clip.sha256,
-            "class_name": clip.class_name,
-            "lpips": self._distance.name,
-        }
-
-    def _adapter(self, clip: Clip, settings: LoraSettings) -> Path:
-        key = self._adapter_key(clip, settings, settings.num_steps)
+    def _adapter(self, work: ClipWork, adaptation: AdaptationParams) -> Path:
+        key = work.adapter_key(adaptation.num_steps)
         entry = self.cache.find("adapter", key)
         if entry is not None:
             return entry
         # One process at a time on a trajectory: the others find its snapshots when they get here.
-        with self.cache.lock(key | {"num_steps": "any"}):
-            return self.cache.find("adapter", key) or self._continue_trajectory(clip, settings)
+        with self.cache.lock(work.trajectory_key):
+            return self.cache.find("adapter", key) or self._continue_trajectory(work, adaptation)
 
-    def _continue_trajectory(self, clip: Clip, settings: LoraSettings) -> Path:
-        earlier = (
-            self.cache.find("adapter", self._adapter_key(clip, settings, steps))
-            for steps in sorted(self.snapshot_steps, reverse=True)
-            if steps < settings.num_steps
-        )
-        start = next((Snapshot.load(entry) for entry in earlier if entry), None)
+    def _continue_trajectory(self, work: ClipWork, adaptation: AdaptationParams) -> Path:
+        method = self._methods.put(adaptation.method)
+        start = None
+        for steps in sorted(self._snapshot_steps, reverse=True):
+            if steps < adaptation.num_steps and start is None:
+                key = work.adapter_key(steps)
+                adapter, optimizer = (self.cache.find(kind, key) for kind in ("adapter", "optimizer"))
+                start = Snapshot.load(method, adapter, optimizer) if adapter and optimizer else None
         snapshots = adapt(
-            self.model.pipeline.transformer,
-            self._conditioning(clip),
-            settings,
-            self.params.adaptation,
-            derive_seed(self.params.adaptation.seed, clip.clip_id),
-            save_at=self.snapshot_steps,
+            self.model.backbone,
+            method,
+            self._conditioning(work.clip),
+            adaptation,
+            work.adaptation_seed,
+            save_at=self._snapshot_steps,
             start=start,
         )
         for snapshot in snapshots:
-            entry = self.cache.fetch(
-                "adapter", self._adapter_key(clip, settings, snapshot.num_steps), snapshot.save
-            )
+            key = work.adapter_key(snapshot.num_steps)
+            self.cache.fetch("optimizer", key, snapshot.save_optimizer)
+            entry = self.cache.fetch("adapter", key, lambda folder, now=snapshot: now.save(method, folder))
         return entry
 
-    def _continuation(self, clip: Clip, settings: LoraSettings | None, adapter: Path | None) -> Path:
+    def _continuation(self, work: ClipWork, adapter: Path | None) -> Path:
         def compute(folder: Path) -> None:
-            if adapter is None:
-                remove_adapter(self.model.pipeline.transformer)
+            if work.adaptation is None or adapter is None:
+                self._methods.clear()
             else:
-                load_adapter(self.model.pipeline.transformer, adapter)
+                self._methods.put(work.adaptation.method).load(adapter / ADAPTER_FOLDER)
             continuation = generate_continuation(
-                self.model.pipeline,
-                self._conditioning(clip),
+                self.model.backbone,
+                self._conditioning(work.clip),
                 self.params.generation,
-                derive_seed(self.params.generation.seed, clip.clip_id),
+                work.generation_seed,
             )
             np.save(folder / FRAMES_NAME, continuation.frames)
-            write_video(folder / VIDEO_NAME, continuation.frames, clip.fps)
+            write_video(folder / VIDEO_NAME, continuation.frames, work.clip.fps)
             cost = {"seconds": continuation.seconds, "peak_memory_bytes": continuation.peak_memory_bytes}
             (folder / COST_NAME).write_text(json.dumps(cost))
 
-        return self.cache.fetch("continuation", self._continuation_key(clip, settings), compute)
+        return self.cache.fetch("continuation", work.continuation_key, compute)
 
-    def _measure(self, clip: Clip, continuation: Path, adapter: Path | None) -> ClipResult:
+    def _result(self, work: ClipWork, continuation: Path, adapter: Path | None) -> ClipResult:
         generated = np.load(continuation / FRAMES_NAME)[CONDITIONING_FRAMES:]
-        target = read_clip_frames(self.clips, clip)[CONDITIONING_FRAMES:]
+        target = read_clip_frames(self.clips_folder, work.clip)[CONDITIONING_FRAMES:]
         cost = json.loads((continuation / COST_NAME).read_text())
-        snapshot = None if adapter is None else Snapshot.load(adapter)
+        adaptation = None if adapter is None else AdaptationRecord.load(adapter)
         return ClipResult(
-            clip_id=clip.clip_id,
-            class_name=clip.class_name,
-            metrics=ContinuationMetrics(self._distance, self.model.device)(generated, target),
-            losses=snapshot.losses if snapshot else (),
-            adapt_seconds=snapshot.seconds if snapshot else 0.0,
+            clip_id=work.clip.clip_id,
+            class_name=work.clip.class_name,
+            metrics=self._measure(generated, target),
+            losses=adaptation.losses if adaptation else (),
+            work=work.name,
+            device=self.model.device_name,
+            adapt_seconds=adaptation.seconds if adaptation else 0.0,
             generate_seconds=cost["seconds"],
-            peak_memory_bytes=max(cost["peak_memory_bytes"], snapshot.peak_memory_bytes if snapshot else 0),
+            peak_memory_bytes=max(
+                cost["peak_memory_bytes"], adaptation.peak_memory_bytes if adaptation else 0
+            ),
         )
 
     def _conditioning_file(self, clip: Clip) -> Path:
@@ -209,4 +214,12 @@ class ClipRunner:
 
     def _conditioning(self, clip: Clip) -> Conditioning:
         conditioning = Conditioning.load(self._conditioning_file(clip))
-        return conditioning.to(self.model.device, self.model.pipeline.transformer.dtype)
+        return conditioning.to(self.model.device, self.model.backbone.dtype)
+
+
+def _fixed_settings(params: Params) -> dict[str, Any]:
+    """The settings of the adaptation that the search does not vary."""
+    searched = params.search.space
+    settings = params.adaptation.model_dump(exclude={"method"})
+    settings |= {f"method.{name}": value for name, value in params.adaptation.method}
+    return {name: value for name, value in settings.items() if name.removeprefix("method.") not in searched}

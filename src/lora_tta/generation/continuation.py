@@ -1,16 +1,13 @@
-"""The continuation of one clip: sampling in ``v2v_head`` and decoding to frames."""
+"""The continuation of one clip."""
 
 import time
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from lora_tta.backbones.conditioning import Conditioning
+from lora_tta.backbones.base import Backbone, Conditioning
 from lora_tta.config import GenerationParams
-from lora_tta.models import OpenSoraContinuationPipeline
 from lora_tta.peak_memory import PeakMemory
-from lora_tta.records.clips import NUM_FRAMES
 
 
 @dataclass(frozen=True)
@@ -28,32 +25,18 @@ class Continuation:
     peak_memory_bytes: int
 
 
-@torch.no_grad()
 def generate_continuation(
-    pipeline: OpenSoraContinuationPipeline,
-    conditioning: Conditioning,
-    params: GenerationParams,
-    seed: int,
+    backbone: Backbone, conditioning: Conditioning, params: GenerationParams, seed: int
 ) -> Continuation:
-    """Continue a clip with whatever adapter the transformer holds.
+    """Continue a clip with whatever adapted parameters the model holds.
 
     The starting noise depends on ``seed`` alone, so that runs with and without adaptation are paired.
+
+    Raises:
+        FailedWork: the result holds values that are not finite.
     """
-    height, width = (8 * size for size in conditioning.reference_latents.shape[-2:])
-    memory, began = PeakMemory(conditioning.reference_latents.device), time.perf_counter()
-    frames = pipeline(
-        mode="v2v_head",
-        height=height,
-        width=width,
-        num_frames=NUM_FRAMES,
-        num_inference_steps=params.num_inference_steps,
-        guidance_scale=params.guidance_scale,
-        image_guidance_scale=params.image_guidance_scale,
-        guidance_oscillation=params.guidance_oscillation,
-        generator=torch.Generator().manual_seed(seed),
-        output_type="np",
-        **conditioning.tensors,
-    ).frames[0]
+    memory, began = PeakMemory(backbone.device), time.perf_counter()
+    frames = backbone.sample(conditioning, params, seed)
     return Continuation(
         frames=(frames * 255).round().astype(np.uint8),
         seconds=time.perf_counter() - began,

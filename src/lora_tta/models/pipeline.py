@@ -34,7 +34,6 @@ from lora_tta.models.packing import (
     unpack_latents,
 )
 from lora_tta.models.scheduling import set_shifted_timesteps
-from lora_tta.models.speed.acceleration import GraphedForward
 from lora_tta.models.transformer import OpenSoraTransformer3DModel
 from lora_tta.models.vae import (
     Video,
@@ -333,8 +332,9 @@ class OpenSoraContinuationPipeline(DiffusionPipeline):
 
     def _decode(self, latents: Tensor) -> Tensor:
         """See :func:`decode_latents`; graphs of training and sampling may keep memory that this needs."""
-        forward, decode = self.transformer.forward, partial(decode_latents, self.vae, latents)
-        return forward.with_room(decode) if isinstance(forward, GraphedForward) else decode()
+        decode = partial(decode_latents, self.vae, latents)
+        with_room = getattr(self.transformer.forward, "with_room", None)
+        return with_room(decode) if with_room else decode()
 
     def _check_inputs(
         self,

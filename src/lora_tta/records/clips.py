@@ -1,12 +1,12 @@
 """The preprocessed clip and its manifest: what every later stage reads instead of the raw videos."""
 
 import csv
-import os
 from collections import defaultdict
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from lora_tta.errors import UserError
+from lora_tta.files import atomic
 
 CONDITIONING_FRAMES = 33
 NUM_FRAMES = 65
@@ -49,13 +49,13 @@ def write_manifest(folder: Path, clips: list[Clip]) -> None:
     The order does not depend on the order of ``clips``: first every class's first clip by id, then every
     class's second, and so on, so that the first k rows are spread over as many classes as they can be.
     """
-    path = folder / MANIFEST_NAME
-    partial = path.with_suffix(".csv.partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
+    with (
+        atomic(folder / MANIFEST_NAME) as partial,
+        partial.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.DictWriter(file, [field.name for field in fields(Clip)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(clip) for clip in _interleave_classes(clips))
-    os.replace(partial, path)
 
 
 def read_manifest(folder: Path) -> list[Clip]:

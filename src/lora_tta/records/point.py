@@ -1,12 +1,31 @@
-"""What the search varies, apart from the code that needs torch."""
+"""Settings by their names: a point of the search space, and nested settings as one level."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any
+
+Point = Mapping[str, int | float | str]
 
 
-@dataclass(frozen=True)
-class LoraSettings:
-    """LoRA rank, peak learning rate of AdamW and number of steps."""
+def describe(point: Point) -> str:
+    """A point in words.
 
-    rank: int
-    learning_rate: float
-    num_steps: int
+    >>> describe({"rank": 8, "learning_rate": 1e-4})
+    'rank 8, learning_rate 0.0001'
+    """
+    texts = {name: f"{value:g}" if isinstance(value, float) else value for name, value in point.items()}
+    return ", ".join(f"{name} {text}" for name, text in texts.items())
+
+
+def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings as one level.
+
+    >>> flatten({"model": {"path": "a", "dtype": "b"}, "seed": 1})
+    {'model.path': 'a', 'model.dtype': 'b', 'seed': 1}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{inner}": item for inner, item in flatten(value).items()}
+        else:
+            flat[name] = value
+    return flat

@@ -1,57 +1,63 @@
-"""Per-clip results on disk, and the comparison of two sets of them.
+"""Per-clip results on disk.
 
 A folder holds three tables, keyed by ``clip_id``:
 
-- ``clips.csv``: one row a clip; ``clip_id``, ``class_name``, the metrics, ``adapt_seconds``,
-  ``generate_seconds``, ``peak_memory_bytes``.
-- ``frames.csv``: one row a clip and frame; ``clip_id``, ``frame`` (34-65), the metrics. Temporal
-  consistency compares a frame with the one before it, and is empty for frame 34.
+- ``clips.csv``: one row a clip; ``clip_id``, ``class_name``, ``work`` (names the computation), the metrics.
+- ``frames.csv``: one row a clip and generated frame; ``clip_id``, ``frame`` (counted from 1 in the whole
+  clip), the metrics that have a value a frame. A metric that compares a frame with the one before it is empty
+  for the first.
 - ``losses.csv``: one row a clip and adaptation step; ``clip_id``, ``step`` (from 1), ``loss``. Empty
   without adaptation.
+
+Costs differ each time that they are measured. They lie in a table of their own, which DVC does not track:
+``clip_id``, ``work``, ``device``, ``adapt_seconds``, ``generate_seconds``, ``peak_memory_bytes``.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lora_tta.errors import UserError
-from lora_tta.evaluation.statistics import PairedComparison, paired_comparison
 from lora_tta.files import write_csv
-from lora_tta.records.clips import CONDITIONING_FRAMES
-from lora_tta.records.metric_table import METRIC_DIRECTIONS, ClipMetrics
+from lora_tta.records.clips import CONDITIONING_FRAMES, NUM_FRAMES
+from lora_tta.records.metric_table import COSTS, METRICS, ClipMetrics, in_table_order, metric
 
-COST_NAMES = ("adapt_seconds_per_clip", "generate_seconds_per_clip", "peak_memory_mib")
 COST_COLUMNS = ("adapt_seconds", "generate_seconds", "peak_memory_bytes")
 
 
 @dataclass(frozen=True)
 class ClipResult:
-    """What is known of one clip after its continuation was generated and measured.
+    """The measurements of one clip's continuation.
 
     Attributes:
         clip_id: unique within a set of results.
         class_name: the clip's class, or the name of its folder.
-        metrics: on frames 34-65.
+        metrics: on the generated frames.
         losses: training loss at every adaptation step; empty without adaptation.
-        adapt_seconds: 0 without adaptation.
-        generate_seconds: sampling and decoding.
-        peak_memory_bytes: the highest of adaptation and generation.
+        work: name of the computation; equal for equal inputs, settings and code.
+        device: product name of the GPU that the costs were measured on, or ``cpu``; None if they are unknown.
+        adapt_seconds: 0 without adaptation, None if unknown.
+        generate_seconds: sampling and decoding, None if unknown.
+        peak_memory_bytes: the highest of adaptation and generation, None if unknown.
     """
 
     clip_id: str
     class_name: str
     metrics: ClipMetrics
     losses: tuple[float, ...]
-    adapt_seconds: float
-    generate_seconds: float
-    peak_memory_bytes: int
+    work: str = ""
+    device: str | None = None
+    adapt_seconds: float | None = None
+    generate_seconds: float | None = None
+    peak_memory_bytes: int | None = None
 
 
 def metric_names(results: Sequence[ClipResult]) -> list[str]:
-    """The metrics of a set of results, in the order of ``METRIC_DIRECTIONS``.
+    """The metrics of a set of results, in the order of the table of metrics.
 
     Raises:
         UserError: there is no clip, or clips were measured with different metrics.
@@ -65,7 +71,7 @@ def metric_names(results: Sequence[ClipResult]) -> list[str]:
             "which are never mixed: measure all of them anew with one evaluation.lpips"
         )
     (names,) = measured
-    return [name for name in METRIC_DIRECTIONS if name in names]
+    return in_table_order(names)
 
 
 def clip_table(results: Sequence[ClipResult]) -> pd.DataFrame:
@@ -73,9 +79,8 @@ def clip_table(results: Sequence[ClipResult]) -> pd.DataFrame:
     names = metric_names(results)
     return pd.DataFrame(
         [
-            {"clip_id": result.clip_id, "class_name": result.class_name}
+            {"clip_id": result.clip_id, "class_name": result.class_name, "work": result.work}
             | {name: result.metrics.summary[name] for name in names}
-            | {column: getattr(result, column) for column in COST_COLUMNS}
             for result in results
         ]
     )
@@ -83,7 +88,7 @@ def clip_table(results: Sequence[ClipResult]) -> pd.DataFrame:
 
 def frame_table(results: Sequence[ClipResult]) -> pd.DataFrame:
     """One row a clip and frame, with the columns of ``frames.csv``."""
-    names = metric_names(results)
+    names = [name for name in metric_names(results) if metric(name).per_frame]
     return pd.concat([_frames_of(result, names) for result in results], ignore_index=True)
 
 
@@ -104,13 +109,18 @@ def mean_metrics(results: Sequence[ClipResult]) -> dict[str, float]:
 
 
 def mean_costs(results: Sequence[ClipResult]) -> dict[str, float]:
-    """Mean seconds per clip and the highest peak memory in MiB, under :data:`COST_NAMES`."""
+    """Mean seconds per clip and the highest peak memory in MiB, by the names in the table of costs.
+
+    Empty where the costs of a clip are unknown.
+    """
+    if any(result.device is None for result in results):
+        return {}
     values = (
         float(np.mean([result.adapt_seconds for result in results])),
         float(np.mean([result.generate_seconds for result in results])),
-        max(result.peak_memory_bytes for result in results) / 2**20,
+        max(result.peak_memory_bytes or 0 for result in results) / 2**20,
     )
-    return dict(zip(COST_NAMES, values, strict=True))
+    return dict(zip((cost.name for cost in COSTS), values, strict=True))
 
 
 def write_results(folder: Path, results: Sequence[ClipResult]) -> None:
@@ -124,30 +134,44 @@ def write_results(folder: Path, results: Sequence[ClipResult]) -> None:
     write_csv(folder / "clips.csv", clip_table(results))
 
 
-def read_results(folder: Path) -> list[ClipResult]:
+def write_costs(path: Path, results: Sequence[ClipResult]) -> None:
+    """Write the table of costs."""
+    columns = ["clip_id", "work", "device", *COST_COLUMNS]
+    rows = [{name: getattr(result, name) for name in columns} for result in results]
+    write_csv(path, pd.DataFrame(rows, columns=columns))
+
+
+def read_results(folder: Path, costs: Path | None = None) -> list[ClipResult]:
     """Read what :func:`write_results` wrote, clips in the same order.
+
+    Args:
+        folder: of the three tables.
+        costs: a table of :func:`write_costs`; costs of other computations in it are left out, and it may be
+            missing.
 
     Raises:
         UserError: a table is missing.
     """
     clips, frames, losses = (_read_table(folder / f"{name}.csv") for name in ("clips", "frames", "losses"))
-    names = [name for name in METRIC_DIRECTIONS if name in clips]
+    names = in_table_order(list(clips))
     frames_by_clip = dict(list(frames.groupby("clip_id")))
     losses_by_clip = dict(list(losses.groupby("clip_id")["loss"]))
+    costs_by_work = _read_costs(costs)
     return [
         ClipResult(
             clip_id=row["clip_id"],
             class_name=row["class_name"],
+            work=row["work"],
             metrics=ClipMetrics(
                 per_frame={
-                    name: frames_by_clip[row["clip_id"]][name].dropna().to_numpy(np.float32) for name in names
+                    name: frames_by_clip[row["clip_id"]][name].dropna().to_numpy(np.float32)
+                    for name in names
+                    if metric(name).per_frame
                 },
                 summary={name: float(row[name]) for name in names},
             ),
             losses=tuple(losses_by_clip[row["clip_id"]]) if row["clip_id"] in losses_by_clip else (),
-            adapt_seconds=float(row["adapt_seconds"]),
-            generate_seconds=float(row["generate_seconds"]),
-            peak_memory_bytes=int(row["peak_memory_bytes"]),
+            **costs_by_work.get((row["clip_id"], row["work"]), {}),
         )
         for row in clips.to_dict("records")
     ]
@@ -173,45 +197,11 @@ def pair_results(
     return [(result, by_id[result.clip_id]) for result in baseline]
 
 
-def compare(
-    baseline: Sequence[ClipResult], adapted: Sequence[ClipResult], samples: int, seed: int
-) -> dict[str, PairedComparison]:
-    """Paired comparison of every metric.
-
-    Args:
-        baseline: results without adaptation.
-        adapted: results of the same clips with adaptation, in any order.
-        samples: number of bootstrap resamples.
-        seed: of the resampling.
-
-    Raises:
-        UserError: as :func:`pair_results`; LPIPS and its untrained stand-in are never compared.
-    """
-    pairs = pair_results(baseline, adapted)
-    return {
-        name: paired_comparison(
-            *(
-                np.array([result.metrics.summary[name] for result in side])
-                for side in zip(*pairs, strict=True)
-            ),
-            METRIC_DIRECTIONS[name],
-            samples,
-            seed,
-        )
-        for name in metric_names(baseline)
-    }
-
-
 def _frames_of(result: ClipResult, names: list[str]) -> pd.DataFrame:
-    num_frames = len(result.metrics.per_frame["psnr"])
+    num_frames = NUM_FRAMES - CONDITIONING_FRAMES
     columns = {
-        name: np.concatenate(
-            [
-                np.full(num_frames - len(result.metrics.per_frame[name]), np.nan),
-                result.metrics.per_frame[name],
-            ]
-        )
-        for name in names
+        name: np.concatenate([np.full(num_frames - len(values), np.nan), values])
+        for name, values in ((name, result.metrics.per_frame[name]) for name in names)
     }
     frames = CONDITIONING_FRAMES + 1 + np.arange(num_frames)
     return pd.DataFrame({"clip_id": result.clip_id, "frame": frames, **columns})
@@ -222,9 +212,18 @@ def _read_table(path: Path) -> pd.DataFrame:
     try:
         return pd.read_csv(
             path,
-            dtype={"clip_id": str, "class_name": str},
+            dtype={"clip_id": str, "class_name": str, "work": str},
             keep_default_na=False,
-            na_values={name: [""] for name in METRIC_DIRECTIONS},
+            na_values={row.name: [""] for row in METRICS},
         )
     except FileNotFoundError:
         raise UserError(f"{path} not found: run the stage that writes it (dvc repro)") from None
+
+
+def _read_costs(path: Path | None) -> dict[tuple[str, str], dict[str, Any]]:
+    if path is None or not path.exists():
+        return {}
+    return {
+        (row["clip_id"], row["work"]): {name: row[name] for name in ("device", *COST_COLUMNS)}
+        for row in _read_table(path).to_dict("records")
+    }

@@ -6,7 +6,13 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class SearchFolders:
-    """Where a search reads and writes."""
+    """The places of a search.
+
+    Attributes:
+        clips: the preprocessed clips.
+        encoded: their conditionings.
+        study: exports of studies, which DVC tracks; the study itself is in the cache's folder or a database.
+    """
 
     clips: Path
     encoded: Path

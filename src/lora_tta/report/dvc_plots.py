@@ -10,22 +10,23 @@ from pathlib import Path
 import pandas as pd
 
 from lora_tta.files import write_csv
+from lora_tta.records.metric_table import metric
 from lora_tta.records.results import ClipResult, frame_table, loss_table, metric_names, pair_results
 
 
-def frame_curve(baseline: Sequence[ClipResult], adapted: Sequence[ClipResult], metric: str) -> pd.DataFrame:
+def frame_curve(baseline: Sequence[ClipResult], adapted: Sequence[ClipResult], name: str) -> pd.DataFrame:
     """Means over clips of one metric: ``frame``, ``baseline``, ``adapted``."""
     sides = {"baseline": baseline, "adapted": adapted}
-    curves = {name: frame_table(results).groupby("frame")[metric].mean() for name, results in sides.items()}
+    curves = {side: frame_table(results).groupby("frame")[name].mean() for side, results in sides.items()}
     return pd.DataFrame(curves).dropna().reset_index()
 
 
 def clip_differences(
-    baseline: Sequence[ClipResult], adapted: Sequence[ClipResult], metric: str
+    baseline: Sequence[ClipResult], adapted: Sequence[ClipResult], name: str
 ) -> pd.DataFrame:
     """One metric of every clip: ``clip_id``, ``class_name``, ``baseline``, ``adapted``, ``difference``."""
     rows = [
-        (before.clip_id, before.class_name, before.metrics.summary[metric], after.metrics.summary[metric])
+        (before.clip_id, before.class_name, before.metrics.summary[name], after.metrics.summary[name])
         for before, after in pair_results(baseline, adapted)
     ]
     table = pd.DataFrame(rows, columns=["clip_id", "class_name", "baseline", "adapted"])
@@ -51,9 +52,10 @@ def write_plots(
     Raises:
         UserError: the two sides hold different clips or metrics.
     """
-    for metric in metric_names([*baseline, *adapted]):
-        write_csv(folder / "clips" / f"{metric}.csv", clip_differences(baseline, adapted, metric))
-        write_csv(folder / "frames" / f"{metric}.csv", frame_curve(baseline, adapted, metric))
+    for name in metric_names([*baseline, *adapted]):
+        write_csv(folder / "clips" / f"{name}.csv", clip_differences(baseline, adapted, name))
+        if metric(name).per_frame:
+            write_csv(folder / "frames" / f"{name}.csv", frame_curve(baseline, adapted, name))
     write_csv(folder / "loss.csv", loss_curve(adapted))
     if trials is not None:
         write_csv(folder / "trials.csv", trials)

@@ -1,6 +1,7 @@
 """One self-contained HTML page: what adaptation changed, by metric, clip and frame, with the videos."""
 
 import base64
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -13,14 +14,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from lora_tta.evaluation.statistics import PairedComparison
 from lora_tta.files import write_text
 from lora_tta.records.clips import CONDITIONING_FRAMES, NUM_FRAMES
-from lora_tta.records.metric_table import METRIC_DIRECTIONS, METRIC_LABELS, TRAINED_NAME, UNTRAINED_NAME
-from lora_tta.records.results import ClipResult, clip_table, pair_results
+from lora_tta.records.metric_table import COSTS, METRICS, UNTRAINED_NAME, metric
+from lora_tta.records.results import ClipResult, mean_costs, pair_results
 from lora_tta.report.charts import BarChart, LineChart, difference_chart, interval_mark, line_chart
 from lora_tta.report.dvc_plots import clip_differences, frame_curve, loss_curve
-
-METRIC_DECIMALS = {"psnr": 2, "ssim": 4, TRAINED_NAME: 4, UNTRAINED_NAME: 4, "temporal_consistency": 2}
-DIFFERENCE_DECIMALS = {"psnr": 3, "ssim": 4, TRAINED_NAME: 4, UNTRAINED_NAME: 4, "temporal_consistency": 3}
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -49,6 +46,8 @@ class ReportContext:
         best_trial: name and value of what the search chose, None without a search.
         notices: plain sentences that must be read with the numbers.
         untrained_because: why LPIPS was not measured, None if it was.
+        failures: reasons by the id of clips that failed in either arm and are left out of both.
+        costs_script: path of a script beside the page that :func:`write_costs_script` wrote.
         trials: one row a trial, None without a search.
         figures: trusted HTML fragments for the search section, inserted as they are. They must bring what
             they need (plotly: ``include_plotlyjs=True`` on the first).
@@ -65,6 +64,8 @@ class ReportContext:
     best_trial: Mapping[str, object] | None
     notices: Sequence[str]
     untrained_because: str | None
+    failures: Mapping[str, str]
+    costs_script: str
     trials: pd.DataFrame | None
     figures: Sequence[str]
 
@@ -86,30 +87,36 @@ def write_report(path: Path, context: ReportContext) -> None:
     environment.filters |= {"measured": _measured, "signed": _signed, "number": _number, "cell": _cell}
     page = environment.get_template("report.html").render(
         **{field.name: getattr(context, field.name) for field in fields(context)},
-        labels=METRIC_LABELS,
-        directions=METRIC_DIRECTIONS,
+        labels={row.name: row.title for row in METRICS},
+        short_labels={row.name: row.label for row in METRICS},
+        directions={row.name: row.direction for row in METRICS},
+        compared_with_truth=[row.name for row in METRICS if row.needs_reference],
         untrained_name=UNTRAINED_NAME,
+        cost_rows=COSTS,
+        metric_rows=[metric(name) for name in context.comparisons],
         conditioning_frames=CONDITIONING_FRAMES,
         num_frames=NUM_FRAMES,
         pairs=pair_results(context.baseline, context.adapted),
         intervals={name: interval_mark(comparison) for name, comparison in context.comparisons.items()},
         difference_charts={name: _difference_chart(context, name) for name in context.comparisons},
-        frame_charts={name: _frame_chart(context, name) for name in context.comparisons},
+        frame_charts={
+            name: _frame_chart(context, name) for name in context.comparisons if metric(name).per_frame
+        },
         loss_chart=_loss_chart(context.adapted),
-        costs=_costs(context),
         shown=_shown_clips(context),
     )
     write_text(path, page)
 
 
-def _difference_chart(context: ReportContext, metric: str) -> BarChart:
-    table = clip_differences(context.baseline, context.adapted, metric)
+def _difference_chart(context: ReportContext, name: str) -> BarChart:
+    row = metric(name)
+    table = clip_differences(context.baseline, context.adapted, name)
     differences = dict(zip(table["clip_id"], table["difference"], strict=True))
-    return difference_chart(differences, METRIC_DIRECTIONS[metric], DIFFERENCE_DECIMALS[metric])
+    return difference_chart(differences, row.direction, row.difference_decimals)
 
 
-def _frame_chart(context: ReportContext, metric: str) -> LineChart:
-    curve = frame_curve(context.baseline, context.adapted, metric)
+def _frame_chart(context: ReportContext, name: str) -> LineChart:
+    curve = frame_curve(context.baseline, context.adapted, name)
     return line_chart(curve["frame"].tolist(), {side: curve[side] for side in ("baseline", "adapted")})
 
 
@@ -121,15 +128,26 @@ def _loss_chart(adapted: Sequence[ClipResult]) -> LineChart | None:
     return line_chart(losses["step"].tolist(), curves)
 
 
-def _costs(context: ReportContext) -> list[tuple[str, str, str]]:
-    """Rows of name, baseline and adapted, per clip."""
-    sides = [clip_table(results) for results in (context.baseline, context.adapted)]
-    seconds = [
-        (name, *(f"{side[column].mean():.2f} s" for side in sides))
-        for name, column in (("Adaptation", "adapt_seconds"), ("Generation", "generate_seconds"))
-    ]
-    memory = (f"{side['peak_memory_bytes'].max() / GIB:.2f} GiB" for side in sides)
-    return [*seconds, ("Peak memory", *memory)]
+def write_costs_script(path: Path, baseline: Sequence[ClipResult], adapted: Sequence[ClipResult]) -> None:
+    """Write the costs that the page shows, as a script that it loads.
+
+    They differ from run to run, and the page itself must not.
+    """
+    units = {cost.name: cost.unit for cost in COSTS}
+    sides = {"baseline": mean_costs(baseline), "adapted": mean_costs(adapted)}
+    costs = {
+        "device": ", ".join(sorted({result.device for result in (*baseline, *adapted) if result.device})),
+        "means": {
+            f"{side}.{name}": f"{value:.2f} {units[name]}"
+            for side, means in sides.items()
+            for name, value in means.items()
+        },
+        "clips": {
+            result.clip_id: {"adapt": result.adapt_seconds, "generate": result.generate_seconds}
+            for result in adapted
+        },
+    }
+    write_text(path, f"window.COSTS = {json.dumps(costs)};\n")
 
 
 def _shown_clips(context: ReportContext) -> list[tuple[ClipResult, ClipResult, dict[str, str]]]:
@@ -150,12 +168,12 @@ def _embedded(videos: ClipVideos) -> dict[str, str]:
     }
 
 
-def _measured(value: float, metric: str) -> str:
-    return _number(value, METRIC_DECIMALS[metric])
+def _measured(value: float, name: str) -> str:
+    return _number(value, metric(name).decimals)
 
 
-def _signed(value: float, metric: str) -> str:
-    return _number(value, DIFFERENCE_DECIMALS[metric], sign="+")
+def _signed(value: float, name: str) -> str:
+    return _number(value, metric(name).difference_decimals, sign="+")
 
 
 def _number(value: float, decimals: int, sign: str = "-") -> str:

@@ -1,20 +1,23 @@
 """Starting the workers of a study: in this process, in several on this machine, or on a SLURM cluster."""
 
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
+from multiprocessing.connection import wait
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 import submitit
 from submitit.helpers import Checkpointable
 
 from lora_tta.config import Params
-from lora_tta.errors import UserError
+from lora_tta.errors import UserError, reason_of
 from lora_tta.experiment.pool import forkserver
 from lora_tta.records.clips import Clip
 from lora_tta.records.search_folders import SearchFolders
 
-WORKER_MODULE = "lora_tta.search.worker"
+WORKER_MODULE = "lora_tta.search.preloaded"
 POLL_SECONDS = 2
 
 
@@ -24,27 +27,50 @@ def run_local_workers(params: Params, folders: SearchFolders, clips: Sequence[Cl
     A worker that dies is not replaced; the others take its work over.
 
     Raises:
-        UserError: all of them died.
+        UserError: the settings or the files are wrong, as the first worker that notices says; the others are
+            ended. Or all of them died.
     """
     if processes == 1:
         _work(params, folders, clips)
         return
     context = forkserver(WORKER_MODULE)
+    errors = context.SimpleQueue()
     workers = [
-        context.Process(target=_work, args=(params, folders, clips, index)) for index in range(processes)
+        context.Process(target=_work_in_process, args=(errors, params, folders, clips, index))
+        for index in range(processes)
     ]
     for worker in workers:
         worker.start()
-    for worker in workers:
-        worker.join()
+    running = list(workers)
+    while running and errors.empty():
+        wait([worker.sentinel for worker in running])
+        running = [worker for worker in running if worker.is_alive()]
+    if not errors.empty():
+        for worker in running:
+            worker.terminate()
+        raise UserError(errors.get())
     if all(worker.exitcode for worker in workers):
         codes = ", ".join(str(worker.exitcode) for worker in workers)
-        raise UserError(f"all {processes} workers ended early (exit codes {codes}): see above, and run again")
+        raise UserError(
+            f"all {processes} workers died (exit codes {codes}), as when memory runs out: lower "
+            "workers.processes and run again; nothing that was finished is lost"
+        )
+
+
+def _work_in_process(
+    errors: "SimpleQueue[str]", params: Params, folders: SearchFolders, clips: Sequence[Clip], index: int
+) -> None:
+    """Work, and hand an error on as one line."""
+    try:
+        _work(params, folders, clips, index)
+    except Exception as error:
+        errors.put(reason_of(error))
+        sys.exit(1)
 
 
 def _work(params: Params, folders: SearchFolders, clips: Sequence[Clip], index: int = 0) -> None:
     # Imported by workers alone: it takes seconds that the process which waits for them does without.
-    from lora_tta.search.worker import run_worker
+    from lora_tta.search.preloaded import run_worker
 
     run_worker(params, folders, clips, index)
 

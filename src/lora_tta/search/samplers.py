@@ -41,7 +41,7 @@ PRUNERS: dict[str, type[BasePruner]] = {
     "successive_halving": SuccessiveHalvingPruner,
     "hyperband": HyperbandPruner,
 }
-OPEN_STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+TAKEN_STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING)
 
 
 class DistinctPoints(BaseSampler):
@@ -71,7 +71,7 @@ class DistinctPoints(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """A point that no other trial has, and with what the trial itself may have of one already."""
-        taken = [other.params for other in study.get_trials(deepcopy=False, states=OPEN_STATES)]
+        taken = [other.params for other in study.get_trials(deepcopy=False, states=TAKEN_STATES)]
         free = [
             point
             for values in itertools.product(*self._space.values())
@@ -127,7 +127,7 @@ class DistinctPoints(BaseSampler):
 def build_sampler(params: SearchParams, seed: int) -> DistinctPoints:
     """The sampler named in ``params``, kept from repeating points."""
     inner = None if params.sampler == "grid" else SAMPLERS[params.sampler](seed=seed)
-    return DistinctPoints(params.space.model_dump(), inner, seed)
+    return DistinctPoints(params.space, inner, seed)
 
 
 def build_pruner(params: SearchParams) -> BasePruner:

@@ -1,8 +1,10 @@
 """The Optuna study: where it is stored, and what it has found."""
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO, Any
 
 import optuna
 import pandas as pd
@@ -14,17 +16,19 @@ from optuna.trial import FrozenTrial, TrialState
 from lora_tta.cache.keys import digest
 from lora_tta.cache.store import ContentCache
 from lora_tta.config import Params
-from lora_tta.errors import UserError
-from lora_tta.records.point import LoraSettings
+from lora_tta.errors import UserError, reason_of
+from lora_tta.records.metric_table import COSTS
+from lora_tta.records.point import Point
 from lora_tta.search.samplers import build_pruner
+from lora_tta.search.study_export import restore_study
 
-JOURNAL_NAME = "journal.log"
-MEANS_ATTRIBUTE, CLIPS_ATTRIBUTE = "means", "clips"
-FINISHED_STATES = (TrialState.COMPLETE, TrialState.PRUNED)
+JOURNAL = Path("studies/journal.log")
+MEANS_ATTRIBUTE, CLIPS_ATTRIBUTE, FAILURE_ATTRIBUTE = "means", "clips", "failure"
+FINISHED_STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 class JournalLock:
-    """A lock on a journal file that ends with the process that holds it, and repairs what a crash tore.
+    """A lock on a journal file that ends with the process that holds it, and repairs a torn last line.
 
     Optuna's own locks are files that a killed process leaves behind for half a minute; and a line cut
     short by a crash would make the lines after it unreadable.
@@ -50,49 +54,62 @@ class JournalLock:
         self._lock.release()
 
     @staticmethod
-    def _ends_line(file) -> bool:
+    def _ends_line(file: IO[bytes]) -> bool:
         file.seek(-1, os.SEEK_END)
         return file.read(1) == b"\n"
 
 
-def open_study(folder: Path, params: Params, setting: Mapping) -> optuna.Study:
-    """Open the study, or create it: in ``folder``, or in the database of ``search.storage``.
+def open_study(exports: Path, params: Params, identity: Mapping[str, Any]) -> optuna.Study:
+    """Open the study, restore it from its export, or create it.
 
-    Trials are only comparable when everything but rank, learning rate and number of steps was the same,
-    so the study's name carries a hash of ``setting``, the objectives and the space: changed settings begin
-    a new study beside the old one.
+    It lies in a journal file in the cache's folder or in the database of ``search.storage``. Trials are only
+    comparable when everything but their points was the same, so the study's name carries a hash of
+    ``identity``, the objectives and the space: other settings begin a new study beside the old one.
+
+    Args:
+        exports: folder of the exports of studies.
+        params: of the pipeline.
+        identity: everything that the value of a trial depends on, besides its point.
 
     Raises:
         UserError: the database cannot be reached.
     """
     search = params.search
-    identity = digest(
+    key = digest(
         {
-            "setting": setting,
+            "identity": identity,
             **search.model_dump(include={"space", "objectives", "constraints", "sampler", "pruner", "seed"}),
         }
     )
-    return optuna.create_study(
-        storage=_storage(folder, params),
-        study_name=f"{search.study_name}-{identity[:10]}",
-        directions=[objective.direction for objective in search.objectives],
-        pruner=build_pruner(search),
-        load_if_exists=True,
-    )
+    name = f"{search.study_name}-{key[:10]}"
+    cache = ContentCache(params.cache.path, params.cache.max_bytes)
+    storage = _storage(params, cache)
+    # One process creates and restores the study, the others find it.
+    with cache.lock({"opening": name}):
+        study = optuna.create_study(
+            storage=storage,
+            study_name=name,
+            directions=[objective.direction for objective in search.objectives],
+            pruner=build_pruner(search),
+            load_if_exists=True,
+        )
+        if not study.get_trials(deepcopy=False):
+            restore_study(study, exports, search.space)
+    return study
 
 
-def _storage(folder: Path, params: Params) -> BaseStorage:
+def _storage(params: Params, cache: ContentCache) -> BaseStorage:
     url = params.search.storage
     if url is not None:
         try:
             return optuna.storages.get_storage(url)
         except Exception as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"search.storage {url} cannot be opened ({reason}): check the URL") from None
-    folder.mkdir(parents=True, exist_ok=True)
-    journal = folder / JOURNAL_NAME
-    cache = ContentCache(params.cache.path, params.cache.max_bytes)
-    lock = JournalLock(journal, cache.lock({"journal": str(journal.absolute())}))
+            raise UserError(
+                f"search.storage {url} cannot be opened ({reason_of(error)}): check the URL"
+            ) from None
+    journal = params.cache.path / JOURNAL
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    lock = JournalLock(journal, cache.lock({"journal": str(JOURNAL)}))
     return JournalStorage(JournalFileBackend(str(journal), lock))
 
 
@@ -106,24 +123,35 @@ def trial_key(study: optuna.Study, number: int) -> str:
     return f"{study.study_name}/{number}"
 
 
-def settings_of(trial: FrozenTrial | optuna.Trial) -> LoraSettings:
+def point_of(trial: FrozenTrial | optuna.Trial) -> Point:
     """The trial's point of the space."""
-    return LoraSettings(**trial.params)
+    return dict(trial.params)
 
 
 def best_trial(study: optuna.Study, limit: int) -> FrozenTrial:
     """The best of the first ``limit`` finished trials by the first objective; the earlier of equals.
 
-    A trial that broke a constraint counts only if all did; a pruned one never does.
+    A trial that broke a constraint counts only if all did; a pruned or failed one never does.
 
     Raises:
         UserError: no trial was completed.
     """
     sign = 1 if study.directions[0] == optuna.study.StudyDirection.MINIMIZE else -1
-    complete = [trial for trial in finished_trials(study, limit) if trial.state == TrialState.COMPLETE]
+    finished = finished_trials(study, limit)
+    complete = [trial for trial in finished if trial.state == TrialState.COMPLETE]
     if not complete:
-        raise UserError("no trial of the study was completed: set search.pruner to none")
+        reasons = [failure_of(trial) for trial in finished if trial.state == TrialState.FAIL]
+        raise UserError(
+            f"every trial of the study failed, the first with: {reasons[0]}"
+            if reasons
+            else "no trial of the study was completed: set search.pruner to none"
+        )
     return min(complete, key=lambda trial: (not is_feasible(trial), sign * trial.values[0], trial.number))
+
+
+def failure_of(trial: FrozenTrial) -> str:
+    """The reason of a failed trial."""
+    return trial.user_attrs.get(FAILURE_ATTRIBUTE, "no reason is known")
 
 
 def is_feasible(trial: FrozenTrial) -> bool:
@@ -131,17 +159,32 @@ def is_feasible(trial: FrozenTrial) -> bool:
     return all(value <= 0 for value in trial.constraints.values())
 
 
-def trial_table(trials: list[FrozenTrial]) -> pd.DataFrame:
-    """One row a trial: number, state, settings, and the mean over its clips of everything measured."""
-    return pd.DataFrame(
-        [
-            {
-                "trial": trial.number,
-                "state": trial.state.name.lower(),
-                **trial.params,
-                "clips": trial.user_attrs[CLIPS_ATTRIBUTE],
-                **trial.user_attrs[MEANS_ATTRIBUTE],
-            }
-            for trial in trials
-        ]
-    )
+def trial_table(trials: list[FrozenTrial], with_costs: bool = False) -> pd.DataFrame:
+    """One row a trial: number, state, point, and the mean over its clips of everything measured.
+
+    Args:
+        trials: finished ones.
+        with_costs: whether to add the costs, which differ whenever they are measured.
+    """
+    left_out = set() if with_costs else {cost.name for cost in COSTS}
+    rows = [
+        {
+            "trial": trial.number,
+            "state": trial.state.name.lower(),
+            **trial.params,
+            "clips": trial.user_attrs.get(CLIPS_ATTRIBUTE, 0),
+            **{
+                name: value
+                for name, value in trial.user_attrs.get(MEANS_ATTRIBUTE, {}).items()
+                if name not in left_out
+            },
+        }
+        | ({"failure": failure_of(trial)} if trial.state == TrialState.FAIL else {})
+        for trial in trials
+    ]
+    return pd.DataFrame(rows)
+
+
+def all_finite(values: Mapping[str, float]) -> bool:
+    """Whether every value is a finite number."""
+    return all(math.isfinite(value) for value in values.values())

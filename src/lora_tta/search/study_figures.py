@@ -2,6 +2,7 @@
 
 import optuna
 from optuna import visualization
+from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import TrialState
 from plotly.graph_objects import Figure
 
@@ -24,6 +25,6 @@ def study_figures(study: optuna.Study, metrics: list[str]) -> dict[str, Figure]:
         figures["pareto_front"] = visualization.plot_pareto_front(study, target_names=metrics)
     if len({trial.values[0] for trial in complete}) > 1:
         figures["importances"] = visualization.plot_param_importances(
-            study, target=target, target_name=metrics[0]
+            study, FanovaImportanceEvaluator(seed=0), target=target, target_name=metrics[0]
         )
     return figures

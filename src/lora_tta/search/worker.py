@@ -3,43 +3,49 @@
 import time
 from collections.abc import Sequence
 
-from lora_tta.imports import without_garbage_collection
+import numpy as np
+import optuna
+import torch
+from optuna.trial import FrozenTrial, TrialState
+from tqdm import tqdm
 
-with without_garbage_collection():
-    import mlflow
-    import numpy as np
-    import optuna
-    from optuna.trial import FrozenTrial, TrialState
-    from tqdm import tqdm
+from lora_tta.cache.keys import derive_seed
+from lora_tta.config import Params
+from lora_tta.errors import FailedWork, UserError, reason_of
+from lora_tta.experiment.export import strip
+from lora_tta.experiment.runner import ClipRunner
+from lora_tta.records.clips import Clip
+from lora_tta.records.metric_table import COSTS
+from lora_tta.records.outcome import ClipOutcome
+from lora_tta.records.point import describe
+from lora_tta.records.results import mean_costs, mean_metrics
+from lora_tta.records.search_folders import SearchFolders
+from lora_tta.search.heartbeat import Heartbeat
+from lora_tta.search.samplers import build_sampler
+from lora_tta.search.study import (
+    CLIPS_ATTRIBUTE,
+    FAILURE_ATTRIBUTE,
+    FINISHED_STATES,
+    MEANS_ATTRIBUTE,
+    all_finite,
+    open_study,
+    point_of,
+    trial_key,
+)
+from lora_tta.tracking.mlflow_runs import (
+    log_outcomes,
+    log_running_mean,
+    log_settings,
+    open_experiment,
+    open_study_run,
+    open_trial_run,
+    tag_state,
+    tracked_run,
+)
 
-    from lora_tta.cache.keys import derive_seed
-    from lora_tta.config import Params, SearchSpace
-    from lora_tta.errors import UserError
-    from lora_tta.experiment.clip_run import ClipRun, strip
-    from lora_tta.experiment.runner import ClipRunner
-    from lora_tta.records.clips import Clip
-    from lora_tta.records.results import COST_NAMES, mean_costs, mean_metrics
-    from lora_tta.records.search_folders import SearchFolders
-    from lora_tta.search.heartbeat import Heartbeat
-    from lora_tta.search.samplers import build_sampler
-    from lora_tta.search.study import (
-        CLIPS_ATTRIBUTE,
-        FINISHED_STATES,
-        MEANS_ATTRIBUTE,
-        open_study,
-        settings_of,
-        trial_key,
-    )
-    from lora_tta.tracking.mlflow_runs import (
-        log_clip_runs,
-        log_settings,
-        open_experiment,
-        open_study_run,
-        open_trial_run,
-        tracked_run,
-    )
-
-WORKER_ATTRIBUTE = "worker"
+WORKER_ATTRIBUTE, TRIES_ATTRIBUTE = "worker", "tries"
+# A trial that failed may have met a passing fault, such as memory that another program took.
+MAX_TRIES = 3
 
 
 class Worker:
@@ -47,7 +53,9 @@ class Worker:
 
     - A trial belongs to one worker at a time, whose name it carries. Trials are claimed under a lock, and
       the trial of a worker that has died is claimed again, under its old number.
-    - The work on a clip lies in the cache, so whatever a dead worker finished is not done again.
+    - The work on a clip lies in the cache, so nothing that a dead worker finished is done again.
+    - A trial whose work fails is tried again at most twice. Then it has failed, with its reason, and the
+      study goes on. Numbers that are not finite would be the same again, so they fail at once.
     - A worker that finds no trial to claim takes clips of running trials from their end.
 
     Args:
@@ -61,11 +69,9 @@ class Worker:
         self.params = params
         self.search = params.search
         self.clips = clips
-        self.runner = ClipRunner(
-            params, folders.clips, folders.encoded, params.search.space.num_steps, device_index=index
-        )
+        self.runner = ClipRunner(params, folders.clips, folders.encoded, device_index=index)
         self._check_metrics()
-        self.study = open_study(folders.study, params, self.runner.setting(clips))
+        self.study = open_study(folders.study, params, self.runner.study_identity(clips))
         self._lock = self.runner.cache.lock({"study": self.study.study_name})
         self._tracking_lock = self.runner.cache.lock({"tracking": params.tracking.uri})
         self._heartbeat = Heartbeat(
@@ -79,7 +85,7 @@ class Worker:
             experiment_id = open_experiment(self.params.tracking)
             parent_run_id = open_study_run(experiment_id, self.study.study_name)
         progress = tqdm(
-            total=self.search.num_finished, desc="search", unit="trial", disable=not self._shows_progress
+            total=self.search.num_trials, desc="search", unit="trial", disable=not self._shows_progress
         )
         with self._heartbeat, progress:
             while True:
@@ -91,10 +97,10 @@ class Worker:
                     break
                 elif not self._help():
                     time.sleep(min(1.0, self.params.workers.heartbeat_seconds))
-            progress.update(self.search.num_finished - progress.n)
+            progress.update(self.search.num_trials - progress.n)
 
     def _claim(self) -> optuna.Trial | None:
-        """A trial that a dead worker left, or a new one if the study needs more, or None."""
+        """A trial that a dead worker left or that is to be tried again, or a new one, or None."""
         with self._lock:
             running = self._trials(TrialState.RUNNING)
             # Whoever holds the lock claims a whole point: half a one was left by a worker that died over it,
@@ -102,48 +108,55 @@ class Worker:
             orphans = [
                 trial
                 for trial in running
-                if not _has_point(trial)
+                if not self._has_point(trial)
                 or not self._heartbeat.is_alive(trial.user_attrs.get(WORKER_ATTRIBUTE))
             ]
-            if not orphans and len(running) + len(self._trials(*FINISHED_STATES)) >= self.search.num_finished:
+            if not orphans and len(running) + len(self._trials(*FINISHED_STATES)) >= self.search.num_trials:
                 return None
             number = orphans[0].number if orphans else len(self.study.trials)
             # A seed of its own for each trial: what is suggested does not depend on interruptions.
             self.study.sampler = build_sampler(self.search, derive_seed(self.search.seed, str(number)))
             trial = optuna.Trial(self.study, orphans[0]._trial_id) if orphans else self.study.ask()
             trial.set_user_attr(WORKER_ATTRIBUTE, self._heartbeat.worker_id)
-            for name, choices in self.search.space.model_dump().items():
+            for name, choices in self.search.space.items():
                 trial.suggest_categorical(name, choices)
             return trial
 
     def _run(self, trial: optuna.Trial, experiment_id: str, parent_run_id: str) -> None:
         """Run a claimed trial on the clips, log it, and tell the study."""
-        point = ", ".join(f"{name} {value:g}" for name, value in trial.params.items())
-        name = f"trial {trial.number:03d}: {point}"
+        name = f"trial {trial.number:03d}: {describe(point_of(trial))}"
         key = trial_key(self.study, trial.number)
         with self._tracking_lock:
             run_id = open_trial_run(experiment_id, name, key, parent_run_id)
-        with tracked_run(experiment_id, name, "trial", run_id=run_id):
-            log_settings(
-                trial.params
-                | self.params.model_dump(mode="json", include={"adaptation", "generation", "model"})
-            )
-            runs, pruned = self._run_clips(trial, name)
-            baseline = [self.runner.run(run.clip, None) for run in runs]
-            strips = {
-                run.clip.clip_id: strip(self.runner.clips, run, before)
-                for run, before in zip(runs, baseline, strict=True)
-            }
-            log_clip_runs(runs, strips, baseline)
-            mlflow.set_tag("lora_tta.state", "pruned" if pruned else "complete")
-        results = [run.result for run in runs]
-        means = mean_metrics(results) | mean_costs(results)
+        try:
+            with tracked_run(experiment_id, name, "trial", run_id=run_id), self.runner.cache.leasing():
+                log_settings(
+                    point_of(trial)
+                    | {"adaptation": self.params.adaptation.at(point_of(trial)).model_dump(mode="json")}
+                    | self.params.model_dump(mode="json", include={"generation", "model"})
+                )
+                outcomes, pruned = self._run_clips(trial, name)
+                results = [outcome.result for outcome in outcomes]
+                means = mean_metrics(results) | mean_costs(results)
+                if not all_finite(means):
+                    raise FailedWork(f"means are not finite: {means}")
+                baseline = [self.runner.run(outcome.clip, None) for outcome in outcomes]
+                strips = {
+                    outcome.clip.clip_id: strip(self.runner.clips_folder, outcome, before)
+                    for outcome, before in zip(outcomes, baseline, strict=True)
+                }
+                log_outcomes(outcomes, strips, baseline)
+                tag_state("pruned" if pruned else "complete")
+        except UserError:
+            raise
+        except Exception as error:
+            self._fail(trial, error)
+            return
         with self._lock:
-            # A worker that was taken for dead has lost the trial and must not tell its outcome twice.
-            if self._trial(trial.number).user_attrs[WORKER_ATTRIBUTE] != self._heartbeat.worker_id:
+            if not self._owns(trial):
                 return
             trial.set_user_attr(MEANS_ATTRIBUTE, means)
-            trial.set_user_attr(CLIPS_ATTRIBUTE, len(runs))
+            trial.set_user_attr(CLIPS_ATTRIBUTE, len(outcomes))
             for constraint in self.search.constraints:
                 trial.set_constraint(constraint.metric, means[constraint.metric] - constraint.at_most)
             if pruned:
@@ -151,34 +164,64 @@ class Worker:
             else:
                 self.study.tell(trial, [means[objective.metric] for objective in self.search.objectives])
 
-    def _run_clips(self, trial: optuna.Trial, name: str) -> tuple[list[ClipRun], bool]:
+    def _fail(self, trial: optuna.Trial, error: Exception) -> None:
+        """Count a failed try; the trial has failed after the last one, and is open to be claimed before."""
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        with self._lock:
+            if not self._owns(trial):
+                return
+            tries = trial.user_attrs.get(TRIES_ATTRIBUTE, 0) + 1
+            trial.set_user_attr(TRIES_ATTRIBUTE, tries)
+            trial.set_user_attr(FAILURE_ATTRIBUTE, reason_of(error))
+            if isinstance(error, FailedWork) or tries >= MAX_TRIES:
+                self.study.tell(trial, state=TrialState.FAIL)
+            else:
+                trial.set_user_attr(WORKER_ATTRIBUTE, None)
+
+    def _run_clips(self, trial: optuna.Trial, name: str) -> tuple[list[ClipOutcome], bool]:
         """The clips in order, until the pruner stops the trial; says whether it did."""
-        settings, runs = settings_of(trial), []
+        outcomes: list[ClipOutcome] = []
+        metric = self.search.objectives[0].metric
         for index, clip in enumerate(
             tqdm(self.clips, name, unit="clip", leave=False, disable=not self._shows_progress)
         ):
-            runs.append(self.runner.run(clip, settings))
-            metric = self.search.objectives[0].metric
+            outcomes.append(self.runner.run(clip, point_of(trial)))
             if len(self.search.objectives) > 1:
                 continue
-            values = [(mean_metrics([run.result]) | mean_costs([run.result]))[metric] for run in runs]
-            mlflow.log_metric(f"running_{metric}", float(np.mean(values)), step=index + 1)
+            values = [
+                (mean_metrics([outcome.result]) | mean_costs([outcome.result]))[metric]
+                for outcome in outcomes
+            ]
+            log_running_mean(metric, float(np.mean(values)), index + 1)
             # Wilcoxon's test pairs the values of single clips; the other pruners compare running means.
             trial.report(values[-1] if self.search.pruner == "wilcoxon" else float(np.mean(values)), index)
             if index + 1 < len(self.clips) and trial.should_prune():
-                return runs, True
-        return runs, False
+                return outcomes, True
+        return outcomes, False
 
     def _help(self) -> bool:
         """Do one clip of a running trial that nobody works on; False if there is none."""
         if self.search.pruner != "none":
             return False  # The clips at a trial's end may never be needed.
-        return any(
-            self.runner.try_run(clip, settings_of(trial))
-            for trial in self._trials(TrialState.RUNNING)
-            if _has_point(trial)
-            for clip in reversed(self.clips)
-        )
+        for trial in self._trials(TrialState.RUNNING):
+            for clip in reversed(self.clips) if self._has_point(trial) else ():
+                try:
+                    if self.runner.try_run(clip, point_of(trial)):
+                        return True
+                except UserError:
+                    raise
+                except Exception:
+                    # The trial's own worker meets the same failure, and tells it.
+                    break
+        return False
+
+    def _owns(self, trial: optuna.Trial) -> bool:
+        """Whether the trial is this worker's still: one that was taken for dead has lost it."""
+        return self._trial(trial.number).user_attrs[WORKER_ATTRIBUTE] == self._heartbeat.worker_id
+
+    def _has_point(self, trial: FrozenTrial) -> bool:
+        return len(trial.params) == len(self.search.space)
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=states)
@@ -187,17 +230,13 @@ class Worker:
         return self.study.get_trials(deepcopy=False)[number]
 
     def _check_metrics(self) -> None:
-        measured = [*self.runner.metric_names, *COST_NAMES]
+        measured = [*self.runner.metric_names, *(cost.name for cost in COSTS)]
         for item in (*self.search.objectives, *self.search.constraints):
             if item.metric not in measured:
                 raise UserError(
                     f"search: {item.metric} cannot be measured with evaluation.lpips: "
                     f"{self.params.evaluation.lpips}; choose one of {', '.join(measured)}"
                 )
-
-
-def _has_point(trial: FrozenTrial) -> bool:
-    return len(trial.params) == len(SearchSpace.model_fields)
 
 
 def run_worker(params: Params, folders: SearchFolders, clips: Sequence[Clip], index: int = 0) -> None:

@@ -11,6 +11,7 @@ with without_garbage_collection():
     from lora_tta.errors import report_user_errors
     from lora_tta.experiment.encoding import encode_clip
     from lora_tta.experiment.lazy_model import LazyModel
+    from lora_tta.files import atomic
     from lora_tta.records.clips import read_manifest
     from lora_tta.stages.paths import CLIPS, ENCODED
     from lora_tta.stages.stage_params import load_stage_params
@@ -19,11 +20,11 @@ with without_garbage_collection():
 def main() -> None:
     """Write ``outputs/encoded/<clip_id>.safetensors``."""
     params = load_stage_params()
-    model = LazyModel(params.model, text_encoders=True)
+    model = LazyModel(params.model, params.cache.path, for_encoding=True)
     cache = ContentCache(params.cache.path, params.cache.max_bytes)
-    ENCODED.mkdir(parents=True, exist_ok=True)
-    for clip in tqdm(read_manifest(CLIPS), desc="encode", unit="clip"):
-        encode_clip(model, cache, CLIPS, clip, ENCODED / f"{clip.clip_id}.safetensors")
+    with atomic(ENCODED) as folder:
+        for clip in tqdm(read_manifest(CLIPS), desc="encode", unit="clip"):
+            encode_clip(model, cache, CLIPS, clip, folder / f"{clip.clip_id}.safetensors")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Stage ``evaluate``: metrics, costs, plots and the report, from the results of baseline and adapt."""
+"""Stage ``evaluate``: metrics, plots and the report, from the results of baseline and adapt."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -8,74 +9,86 @@ import pandas as pd
 from plotly.io import from_json as read_json
 from plotly.io import to_html
 
+from lora_tta.backbones import model_notice
 from lora_tta.config import Params, load_params
 from lora_tta.errors import report_user_errors
+from lora_tta.evaluation.comparison import compare
+from lora_tta.experiment.failures import read_failures
 from lora_tta.files import write_text
 from lora_tta.records.metric_table import UNTRAINED_NAME
-from lora_tta.records.results import ClipResult, compare, mean_costs, read_results
+from lora_tta.records.point import flatten
+from lora_tta.records.results import ClipResult, read_results
 from lora_tta.report.dvc_plots import write_plots
-from lora_tta.report.page import ClipVideos, ReportContext, write_report
+from lora_tta.report.page import ClipVideos, ReportContext, write_costs_script, write_report
 from lora_tta.stages.paths import (
     ADAPT,
+    ADAPT_COSTS,
     BASELINE,
+    BASELINE_COSTS,
     BEST,
     CLIPS,
-    COSTS,
     FIGURES,
     METRICS,
     PLOTS,
     REPORT,
+    REPORT_COSTS,
     TRIALS,
 )
 
 MAX_VIDEOS = 24
-FULL_HIDDEN_SIZE = 3072
-SMALL_MODEL = (
-    "These numbers come from a small model of the same architecture. They say nothing about Open-Sora v2.0."
-)
-UNTRAINED = "the trained ImageNet backbone was neither at hand nor to be fetched when the clips were measured"
+UNTRAINED_REASONS = {
+    "untrained": "the settings ask for it (evaluation.lpips: untrained)",
+    "auto": "the trained backbone was neither at hand nor to be fetched when the clips were measured",
+}
 
 
 def main() -> None:
     """Write ``outputs/evaluate``."""
     params = load_params()
-    baseline, adapted = read_results(BASELINE), read_results(ADAPT)
+    failures = read_failures(BASELINE) | read_failures(ADAPT)
+    baseline, adapted = (
+        [result for result in read_results(folder, costs) if result.clip_id not in failures]
+        for folder, costs in ((BASELINE, BASELINE_COSTS), (ADAPT, ADAPT_COSTS))
+    )
     comparisons = compare(baseline, adapted, params.evaluation.bootstrap_samples, params.evaluation.seed)
     best, trials = json.loads(BEST.read_text()), pd.read_csv(TRIALS)
+    notice = model_notice(params.model)
 
-    write_json(METRICS, {name: comparison.as_json() for name, comparison in comparisons.items()})
-    write_json(COSTS, {"baseline": mean_costs(baseline), "adapted": mean_costs(adapted)})
+    values = {name: comparison.as_json() for name, comparison in comparisons.items()}
+    write_text(METRICS, json.dumps(values, indent=1) + "\n")
     write_plots(PLOTS, baseline, adapted, trials)
+    write_costs_script(REPORT_COSTS, baseline, adapted)
     write_report(
         REPORT,
         ReportContext(
-            title="LoRA test-time adaptation of video continuation",
+            title="Test-time adaptation of video continuation",
             baseline=baseline,
             adapted=adapted,
             comparisons=comparisons,
             videos={result.clip_id: clip_videos(result) for result in baseline},
             max_videos=MAX_VIDEOS,
             fps=params.preprocess.fps,
-            settings=flat_settings(params),
-            best_trial={"trial": best["trial"], **best["settings"]},
-            notices=[SMALL_MODEL] if hidden_size(params) < FULL_HIDDEN_SIZE else [],
-            untrained_because=UNTRAINED if UNTRAINED_NAME in comparisons else None,
+            settings=settings_of_results(params),
+            best_trial={"trial": best["trial"], **best["point"]},
+            notices=[notice] if notice else [],
+            untrained_because=UNTRAINED_REASONS[params.evaluation.lpips]
+            if UNTRAINED_NAME in comparisons
+            else None,
+            failures=failures,
+            costs_script=Path(os.path.relpath(REPORT_COSTS, REPORT.parent)).as_posix(),
             trials=trials,
             figures=figure_fragments(),
         ),
     )
 
 
-def write_json(path: Path, values: dict) -> None:
-    """Write indented JSON, atomically."""
-    write_text(path, json.dumps(values, indent=1) + "\n")
-
-
 def figure_fragments() -> list[str]:
-    """The study's figures as HTML, the first with all that they need."""
-    figures = [read_json(path.read_text()) for path in sorted(FIGURES.glob("*.json"))]
+    """The study's figures as HTML, the first with the code that all of them need."""
+    paths = sorted(FIGURES.glob("*.json"))
     return [
-        to_html(figure, full_html=False, include_plotlyjs=index == 0) for index, figure in enumerate(figures)
+        # A name in place of plotly's random one: equal figures make equal pages.
+        to_html(read_json(path.read_text()), full_html=False, include_plotlyjs=not index, div_id=path.stem)
+        for index, path in enumerate(paths)
     ]
 
 
@@ -87,16 +100,9 @@ def clip_videos(result: ClipResult) -> ClipVideos:
     )
 
 
-def flat_settings(params: Params) -> dict[str, object]:
+def settings_of_results(params: Params) -> dict[str, object]:
     """``section.key`` to value, of the sections that results depend on."""
-    sections = params.model_dump(mode="json", exclude={"workers", "tracking", "cache"})
-    return pd.json_normalize(sections).iloc[0].to_dict()
-
-
-def hidden_size(params: Params) -> int:
-    """Width of the transformer."""
-    config = json.loads((params.model.path / "transformer" / "config.json").read_text())
-    return config["num_attention_heads"] * config["attention_head_dim"]
+    return flatten(params.model_dump(mode="json", exclude={"workers", "tracking", "cache"}))
 
 
 if __name__ == "__main__":

@@ -15,5 +15,9 @@ ADAPT = Path("outputs/adapt")
 EVALUATE = Path("outputs/evaluate")
 PLOTS = EVALUATE / "plots"
 METRICS = EVALUATE / "metrics.json"
-COSTS = EVALUATE / "costs.json"
+# Costs differ from run to run and belong to one machine: DVC does not track them.
+COSTS = Path("outputs/costs")
+BASELINE_COSTS = COSTS / "baseline.csv"
+ADAPT_COSTS = COSTS / "adapt.csv"
+REPORT_COSTS = COSTS / "report.js"
 REPORT = EVALUATE / "report.html"

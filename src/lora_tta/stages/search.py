@@ -1,4 +1,4 @@
-"""Stage ``search``: an Optuna study over LoRA rank, learning rate and number of steps."""
+"""Stage ``search``: an Optuna study over settings of the adaptation."""
 
 import json
 import sys
@@ -8,6 +8,7 @@ from lora_tta.config import Params
 from lora_tta.errors import UserError, report_user_errors
 from lora_tta.experiment.pool import call_in_process
 from lora_tta.records.clips import Clip, read_manifest
+from lora_tta.records.point import describe
 from lora_tta.records.search_folders import SearchFolders
 from lora_tta.search.launch import WORKER_MODULE, run_local_workers, run_slurm_workers
 from lora_tta.stages.paths import BEST, CLIPS, ENCODED, FIGURES, SLURM_LOGS, STUDY, TRIALS
@@ -15,7 +16,7 @@ from lora_tta.stages.stage_params import load_stage_params
 
 
 def main(processes: int | None = None, cluster: str | None = None) -> None:
-    """Bring the study to ``search.n_trials``; write ``trials.csv`` and ``best.json``.
+    """Bring the study to ``search.n_trials``; write its export, ``trials.csv``, ``best.json`` and figures.
 
     Args:
         processes: number of workers; ``workers.processes`` if None.
@@ -36,54 +37,65 @@ def main(processes: int | None = None, cluster: str | None = None) -> None:
 
 
 def _conclude(params: Params, clips: Sequence[Clip]) -> None:
-    """Write what the study has found, in a process that has imported all of this for its work on a trial."""
+    """Write the findings of the study, in a process that has imported all of this for its work on a trial."""
+    from optuna.trial import TrialState
+
     from lora_tta.experiment.runner import ClipRunner
     from lora_tta.files import write_csv, write_text
     from lora_tta.search.study import (
         MEANS_ATTRIBUTE,
         best_trial,
+        failure_of,
         finished_trials,
         open_study,
         trial_key,
         trial_table,
     )
+    from lora_tta.search.study_export import export_study
     from lora_tta.search.study_figures import study_figures
     from lora_tta.tracking.mlflow_runs import log_study, open_experiment
 
-    runner = ClipRunner(params, CLIPS, ENCODED)
-    study = open_study(STUDY, params, runner.setting(clips))
-    trials = finished_trials(study, params.search.num_finished)
-    if len(trials) < params.search.num_finished:
+    # 1. The trials, all of which have to be there.
+    num_trials = params.search.num_trials
+    study = open_study(STUDY, params, ClipRunner(params, CLIPS, ENCODED).study_identity(clips))
+    trials = finished_trials(study, num_trials)
+    if len(trials) < num_trials:
         raise UserError(
-            f"the workers ended after {len(trials)} of {params.search.num_finished} trials: see their output "
-            "and run again; nothing that was finished is lost"
+            f"the workers ended after {len(trials)} of {num_trials} trials: see their output and run again; "
+            "nothing that was finished is lost"
         )
-    best = best_trial(study, params.search.num_finished)
-    write_csv(TRIALS, trial_table(trials))
-    objectives = {
-        objective.metric: value
-        for objective, value in zip(params.search.objectives, best.values, strict=True)
-    }
+    failed = [trial for trial in trials if trial.state == TrialState.FAIL]
+    for trial in failed:
+        print(f"trial {trial.number} failed ({describe(trial.params)}): {failure_of(trial)}")
+
+    # 2. The files that DVC tracks.
+    best = best_trial(study, num_trials)
+    metrics = [objective.metric for objective in params.search.objectives]
     summary = {
         "study": study.study_name,
         "trials": len(trials),
+        "failed": len(failed),
         "trial": best.number,
-        "settings": best.params,
-        "objectives": objectives,
+        "point": best.params,
+        "objectives": dict(zip(metrics, best.values, strict=True)),
     }
-    write_text(BEST, json.dumps(summary, indent=1) + "\n")
-    figures = study_figures(study, list(objectives))
+    figures = study_figures(study, metrics)
+    export_study(study, trials, STUDY)
+    write_csv(TRIALS, trial_table(trials))
     for name, figure in figures.items():
         write_text(FIGURES / f"{name}.json", figure.to_json())
+    write_text(BEST, json.dumps(summary, indent=1) + "\n")
+
+    # 3. The study's run in MLflow.
     log_study(
         open_experiment(params.tracking),
         study.study_name,
         trial_key(study, best.number),
         best.params | best.user_attrs[MEANS_ATTRIBUTE],
-        trial_table(trials),
+        trial_table(trials, with_costs=True),
         figures,
     )
-    print(f"best of {len(trials)} trials: {best.params}, {objectives}")
+    print(f"best of {len(trials)} trials: {describe(best.params)}, {summary['objectives']}")
 
 
 if __name__ == "__main__":

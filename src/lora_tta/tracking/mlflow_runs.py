@@ -1,5 +1,6 @@
 """MLflow runs: one parent a study, one child a trial, and the baseline and final runs beside them."""
 
+import logging
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,14 +14,20 @@ from filelock import FileLock
 from mlflow.entities import Metric, Run
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking.context.registry import resolve_tags
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 from plotly.graph_objects import Figure
 
 from lora_tta.config import SQLITE, TrackingParams
-from lora_tta.experiment.clip_run import ClipRun, export_runs
+from lora_tta.errors import reason_of
+from lora_tta.experiment.export import export_outcomes
+from lora_tta.files import atomic
+from lora_tta.records.outcome import ClipOutcome
+from lora_tta.records.point import flatten
 from lora_tta.records.results import clip_table, loss_table, mean_costs, mean_metrics
 
 KIND_TAG, KEY_TAG, BEST_TAG = "lora_tta.kind", "lora_tta.key", "lora_tta.best_of"
+STATE_TAG, FAILURE_TAG = "lora_tta.state", "lora_tta.failure"
+logger = logging.getLogger(__name__)
 # The most metrics that MLflow takes in one request.
 MAX_BATCH = 1000
 NOT_IN_IMAGE_KEYS = r"[^a-zA-Z0-9_\-. ]"
@@ -54,16 +61,14 @@ def _create_database(path: Path, artifact_root: Path) -> None:
     with FileLock(path.with_name(f".{path.name}.lock")):
         if path.exists():
             return
-        partial = path.with_name(f".{path.name}.partial")
-        partial.unlink(missing_ok=True)
-        store = SqlAlchemyStore(f"{SQLITE}{partial}", artifact_root.absolute().as_uri())
-        store._dispose_engine()
-        partial.rename(path)
+        with atomic(path) as partial:
+            store = SqlAlchemyStore(f"{SQLITE}{partial}", artifact_root.absolute().as_uri())
+            store._dispose_engine()
 
 
 @contextmanager
 def tracked_run(experiment_id: str, name: str, kind: str, run_id: str | None = None) -> Iterator[str]:
-    """A run that is open inside the ``with`` and ends as FINISHED, or as FAILED after an exception.
+    """A run that is open inside the ``with`` and ends as FINISHED, or as FAILED with its reason.
 
     Args:
         kind: ``study``, ``trial``, ``baseline`` or ``final``; a tag to filter by in the UI.
@@ -74,7 +79,12 @@ def tracked_run(experiment_id: str, name: str, kind: str, run_id: str | None = N
     """
     tags = {KIND_TAG: kind}
     with mlflow.start_run(run_id, experiment_id=experiment_id, run_name=name, tags=tags) as run:
-        yield run.info.run_id
+        try:
+            yield run.info.run_id
+        except Exception as error:
+            reason = reason_of(error)
+            mlflow.set_tags({FAILURE_TAG: reason, MLFLOW_RUN_NOTE: f"Failed: {reason}", STATE_TAG: "failed"})
+            raise
 
 
 def open_study_run(experiment_id: str, study_name: str) -> str:
@@ -114,24 +124,28 @@ def log_study(
         best: its settings and means, by name.
     """
     client = mlflow.MlflowClient()
-    (best_run,) = _find(experiment_id, best_key)
-    with mlflow.start_run(_find(experiment_id, study_name)[0].info.run_id):
-        mlflow.set_tags(
-            {f"best.{name}": value for name, value in best.items()} | {"best.run": best_run.info.run_id}
-        )
+    best_run = next(iter(_find(experiment_id, best_key)), None)
+    with mlflow.start_run(open_study_run(experiment_id, study_name)):
+        mlflow.set_tags({f"best.{name}": value for name, value in best.items()})
         mlflow.log_metric("trials", len(trials))
         mlflow.log_text(trials.to_csv(index=False), "trials.csv")
         for name, figure in figures.items():
             mlflow.log_figure(figure, f"figures/{name}.html")
     for run in client.search_runs([experiment_id], f"tags.`{BEST_TAG}` = '{study_name}'"):
         client.delete_tag(run.info.run_id, BEST_TAG)
+    if best_run is None:
+        logger.warning(
+            "MLflow has no run of the best trial, %s: it is neither tagged nor registered", best_key
+        )
+        return
+    client.set_tag(open_study_run(experiment_id, study_name), "best.run", best_run.info.run_id)
     client.set_tag(best_run.info.run_id, BEST_TAG, study_name)
     _register(client, client.get_experiment(experiment_id).name, best_run, best_key)
 
 
 def _register(client: mlflow.MlflowClient, name: str, run: Run, key: str) -> None:
     if not client.search_registered_models(f"name = '{name}'"):
-        client.create_registered_model(name, description="LoRA adapters of the best trials, one a clip")
+        client.create_registered_model(name, description="Adapters of the best trials, one a clip")
     versions = client.search_model_versions(f"name = '{name}' and run_id = '{run.info.run_id}'")
     version = (
         versions[0]
@@ -153,29 +167,38 @@ def _create(experiment_id: str, name: str, kind: str, key: str, tags: Mapping[st
 
 
 def log_settings(settings: Mapping[str, object]) -> None:
-    """Log nested settings as parameters named ``section.key``."""
-    flat = pd.json_normalize(dict(settings)).iloc[0].to_dict()
-    mlflow.log_params({name: str(value) for name, value in flat.items()})
+    """Log nested settings as parameters of the active run, named ``section.key``."""
+    mlflow.log_params({name: str(value) for name, value in flatten(settings).items()})
 
 
-def log_clip_runs(
-    runs: Sequence[ClipRun], strips: Mapping[str, np.ndarray], baseline: Sequence[ClipRun] = ()
+def log_running_mean(metric: str, value: float, num_clips: int) -> None:
+    """Log the mean of a metric over the first clips of a trial to the active run."""
+    mlflow.log_metric(f"running_{metric}", value, step=num_clips)
+
+
+def tag_state(state: str) -> None:
+    """Tag the active run with the state of its trial."""
+    mlflow.set_tag(STATE_TAG, state)
+
+
+def log_outcomes(
+    outcomes: Sequence[ClipOutcome], strips: Mapping[str, np.ndarray], baseline: Sequence[ClipOutcome] = ()
 ) -> None:
-    """Log what a method did on its clips to the active run.
+    """Log the outcomes of clips to the active run.
 
     - the mean of every metric under its own name, each clip's value as the ``<metric>_per_clip`` series
       whose step is the clip's place in the manifest, and all of them as the table ``clips.json``;
-    - with the ``baseline`` runs of the same clips, the mean difference from them as ``<metric>_gain``, since
-      means over different clips cannot be compared;
+    - with the ``baseline`` outcomes of the same clips, the mean difference from them as ``<metric>_gain``,
+      since means over different clips cannot be compared;
     - the loss averaged over clips at every step;
     - seconds per clip and peak memory;
     - ``adapters/<clip>``, ``videos/<clip>.mp4``, and a strip of frames under the image key of the clip, so
       that the UI's image grid sets the runs side by side.
     """
-    results = [run.result for run in runs]
+    results = [outcome.result for outcome in outcomes]
     means = mean_metrics(results) | mean_costs(results)
     if baseline:
-        before = mean_metrics([run.result for run in baseline])
+        before = mean_metrics([outcome.result for outcome in baseline])
         means |= {f"{name}_gain": means[name] - value for name, value in before.items()}
     metrics = [Metric(name, value, 0, 0) for name, value in means.items()]
     for index, result in enumerate(results):
@@ -189,8 +212,9 @@ def log_clip_runs(
         mlflow.MlflowClient().log_batch(run_id, metrics=metrics[first : first + MAX_BATCH])
     mlflow.log_table(clip_table(results), "clips.json")
     with tempfile.TemporaryDirectory() as folder:
-        export_runs(Path(folder), runs)
+        export_outcomes(Path(folder), outcomes)
         mlflow.log_artifacts(folder)
-    for run in runs:
-        key = re.sub(NOT_IN_IMAGE_KEYS, "_", run.clip.clip_id)
-        mlflow.log_image(strips[run.clip.clip_id], key=key, step=0, synchronous=True)
+    for outcome in outcomes:
+        clip_id = outcome.clip.clip_id
+        key = re.sub(NOT_IN_IMAGE_KEYS, "_", clip_id)
+        mlflow.log_image(strips[clip_id], key=key, step=0, synchronous=True)

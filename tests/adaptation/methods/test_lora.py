@@ -1,111 +1,138 @@
+import json
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from peft import PeftModel
 
-from lora_tta.adaptation.adapter_files import CONFIG_NAME, WEIGHTS_NAME, export_adapter
-from lora_tta.adaptation.methods.lora import (
-    ADAPTER,
-    adapter_state,
-    fresh_adapter,
-    load_adapter,
-    remove_adapter,
-    save_adapter,
-)
-from lora_tta.adaptation.objective import FlowMatchingObjective
+from lora_tta.adaptation.methods import MethodSlot
+from lora_tta.adaptation.methods.lora import ADAPTER, WEIGHTS_NAME
+from lora_tta.adaptation.objective import AdaptationLoss
 
 
 @pytest.fixture
-def transformer(pipeline):
-    return pipeline.transformer
+def network(backbone):
+    return backbone.network
 
 
 @pytest.fixture
-def output(transformer, conditioning, params):
+def slot(backbone):
+    return MethodSlot(backbone)
+
+
+@pytest.fixture
+def lora(slot, params):
+    """Rank 4, or other settings, in the model."""
+    return lambda **settings: slot.put(params.adaptation.at({"rank": 4, **settings}).method)
+
+
+@pytest.fixture
+def output(backbone, conditioning, params):
     """The loss of one fixed draw: a number that any change of the model changes."""
-    objective = FlowMatchingObjective(conditioning, params.adaptation, seed=0)
-    return lambda model=transformer: objective.loss(model, 0).item()
+    return lambda: AdaptationLoss(backbone, conditioning, params.adaptation, seed=0).at(0).item()
 
 
-def randomised(transformer, params):
-    parameters = fresh_adapter(transformer, 4, params.adaptation, seed=0)
+def randomise(method):
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
-        for parameter in parameters:
+        for parameter in method.attach(seed=0):
             parameter.add_(torch.randn(parameter.shape, generator=generator) / 10)
 
 
-def test_a_fresh_adapter_changes_nothing_and_alone_is_trainable(transformer, params, output):
+def test_a_fresh_adapter_changes_nothing_and_alone_is_trainable(network, lora, output):
     before = output()
-    parameters = fresh_adapter(transformer, 4, params.adaptation, seed=0)
+    parameters = lora().attach(seed=0)
     assert output() == before
-    trainable = {name for name, parameter in transformer.named_parameters() if parameter.requires_grad}
+    trainable = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
     assert len(trainable) == len(parameters) > 0
     assert all("lora_" in name for name in trainable)
 
 
-def test_the_adapter_depends_on_the_seed_alone(transformer, params):
-    fresh_adapter(transformer, 4, params.adaptation, seed=0)
-    first = adapter_state(transformer)
-    randomised(transformer, params)
+def test_the_adapter_depends_on_the_seed_alone(lora):
+    method = lora()
+    method.attach(seed=0)
+    first = method.state()
+    randomise(method)
     torch.rand(7)
-    fresh_adapter(transformer, 4, params.adaptation, seed=0)
-    again = adapter_state(transformer)
+    method.attach(seed=0)
+    again = method.state()
     assert all(torch.equal(first[name], again[name]) for name in first)
-    fresh_adapter(transformer, 4, params.adaptation, seed=1)
-    other = adapter_state(transformer)
+    method.attach(seed=1)
+    other = method.state()
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
-def test_a_reset_keeps_the_modules_and_a_new_rank_replaces_them(transformer, params):
-    first = fresh_adapter(transformer, 4, params.adaptation, seed=0)
-    again = fresh_adapter(transformer, 4, params.adaptation, seed=1)
+def test_a_reset_keeps_the_modules_and_a_new_rank_replaces_them(network, lora):
+    first = lora().attach(seed=0)
+    again = lora().attach(seed=1)
     assert all(one is other for one, other in zip(first, again, strict=True))
-    fresh_adapter(transformer, 2, params.adaptation, seed=1)
-    assert transformer.peft_config[ADAPTER].r == 2
-    assert transformer.peft_config[ADAPTER].lora_alpha == 4
+    lora(rank=2).attach(seed=1)
+    assert network.peft_config[ADAPTER].r == 2
+    assert network.peft_config[ADAPTER].lora_alpha == 4
 
 
-def test_removing_the_adapter_restores_the_base_model(transformer, params, output):
+def test_clearing_the_slot_restores_the_base_model(slot, lora, output):
     before = output()
-    randomised(transformer, params)
+    randomise(lora())
     assert output() != before
-    remove_adapter(transformer)
+    slot.clear()
     assert output() == before
-    remove_adapter(transformer)
+    slot.clear()
 
 
 @pytest.mark.parametrize("targets", [["attention"], ["mlp"], ["attention", "mlp"]])
 def test_a_saved_adapter_loads_with_peft_with_diffusers_and_here(
-    transformer, params, output, tmp_path, targets
+    backbone, network, slot, params, output, tmp_path, targets, monkeypatch
 ):
-    params = params.model_copy(
-        update={"adaptation": params.adaptation.model_copy(update={"targets": targets})}
-    )
+    settings = params.adaptation.method.model_copy(update={"rank": 4, "targets": targets})
+    method = slot.put(settings)
     base = output()
-    randomised(transformer, params)
+    randomise(method)
     adapted = output()
-    save_adapter(tmp_path / "adapter", transformer.peft_config[ADAPTER], adapter_state(transformer))
+    method.save(tmp_path / "adapter", method.state())
 
-    remove_adapter(transformer)
-    load_adapter(transformer, tmp_path / "adapter")
+    slot.clear()
+    slot.put(settings).load(tmp_path / "adapter")
     assert output() == adapted
 
-    remove_adapter(transformer)
-    transformer.load_lora_adapter(
+    slot.clear()
+    network.load_lora_adapter(
         tmp_path / "adapter", weight_name=WEIGHTS_NAME, prefix="base_model.model", adapter_name="loaded"
     )
     assert output() == pytest.approx(adapted, abs=1e-6)
-    transformer.unload_lora()
+    network.unload_lora()
     assert output() == base
 
-    assert output(PeftModel.from_pretrained(transformer, tmp_path / "adapter")) == pytest.approx(
-        adapted, abs=1e-6
+    monkeypatch.setattr(type(backbone), "network", PeftModel.from_pretrained(network, tmp_path / "adapter"))
+    assert output() == pytest.approx(adapted, abs=1e-6)
+
+
+SAVE = """
+import sys
+from pathlib import Path
+import torch
+from lora_tta.adaptation.methods import MethodSlot
+from lora_tta.backbones import load_backbone
+from lora_tta.config import Params
+
+params = Params.model_validate_json(sys.argv[1])
+method = MethodSlot(load_backbone(params.model, torch.device("cpu"))).put(params.adaptation.method)
+method.attach(seed=0)
+method.save(Path(sys.argv[2]), method.state())
+"""
+
+
+@pytest.mark.slow
+def test_equal_adapters_are_equal_files(params, tmp_path):
+    """Sets of layer names are in another order in every process."""
+    for seed in ("1", "2"):
+        command = [sys.executable, "-c", SAVE, params.model_dump_json(), str(tmp_path / seed)]
+        subprocess.run(command, check=True, env=os.environ | {"PYTHONHASHSEED": seed})
+    one, other = (
+        {path.name: path.read_bytes() for path in (tmp_path / seed).iterdir()} for seed in ("1", "2")
     )
-
-
-def test_an_export_holds_the_adapter_and_nothing_else(transformer, params, tmp_path):
-    randomised(transformer, params)
-    save_adapter(tmp_path / "a", transformer.peft_config[ADAPTER], adapter_state(transformer))
-    (tmp_path / "a" / "optimizer").write_text("state")
-    export_adapter(tmp_path / "a", tmp_path / "b")
-    assert {path.name for path in (tmp_path / "b").iterdir()} == {CONFIG_NAME, WEIGHTS_NAME}
+    assert one == other
+    targets = json.loads(one["adapter_config.json"])["target_modules"]
+    assert targets == sorted(targets)

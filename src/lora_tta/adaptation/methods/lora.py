@@ -1,7 +1,8 @@
-"""A LoRA adapter in the transformer: put in, reset for the next clip, saved and loaded in PEFT's format."""
+"""LoRA (https://arxiv.org/abs/2106.09685) by PEFT, saved in PEFT's format."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
@@ -9,103 +10,97 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lora_tta.adaptation.adapter_files import WEIGHTS_NAME
-from lora_tta.config import AdaptationParams
-from lora_tta.models import OpenSoraTransformer3DModel, lora_target_modules
-from lora_tta.models.lora_targets import adapter_layers
+from lora_tta.backbones.base import Backbone
+from lora_tta.config import LoraParams
+from lora_tta.files import write_text
 
 ADAPTER = "tta"
+CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
 PEFT_PREFIX = "base_model.model."
 
 
-def fresh_adapter(
-    transformer: OpenSoraTransformer3DModel, rank: int, params: AdaptationParams, seed: int
-) -> list[nn.Parameter]:
-    """Give the transformer a newly initialised adapter and make it the only trainable part.
+class Method:
+    """Low-rank adapters in linear layers; see :class:`~lora_tta.adaptation.methods.base.AdaptationMethod`."""
 
-    A is drawn from ``seed`` and B is zero (LoRA, arXiv:2106.09685, section 4.1), so the model's output
-    is unchanged until the first step. An adapter of the same shape is reset in place, which keeps
-    compiled code valid.
+    def __init__(self, backbone: Backbone, params: LoraParams):
+        self._network: Any = backbone.network
+        self._config = LoraConfig(
+            r=params.rank,
+            # PEFT scales by alpha / r, also where alpha is no whole number.
+            lora_alpha=params.alpha_over_rank * params.rank,  # type: ignore[arg-type]
+            target_modules=backbone.layer_names(params.targets),
+            init_lora_weights=True,
+        )
 
-    Returns:
-        The adapter's parameters, in a fixed order.
-    """
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=params.alpha_over_rank * rank,
-        target_modules=lora_target_modules(
-            attention="attention" in params.targets, mlp="mlp" in params.targets
-        ),
-        init_lora_weights=True,
-    )
-    with torch.random.fork_rng(devices=[]):
-        if not _holds(transformer, config):
-            remove_adapter(transformer)
-            transformer.requires_grad_(False)
-            transformer.add_adapter(config, ADAPTER)
-        torch.manual_seed(seed)
-        for layer in adapter_layers(transformer):
-            _reset(layer)
-    return [parameter for name, parameter in transformer.named_parameters() if "lora_" in name]
+    def attach(self, seed: int) -> list[nn.Parameter]:
+        """Draw A from ``seed`` and set B to zero (LoRA, section 4.1)."""
+        with torch.random.fork_rng(devices=[]):
+            if not self._holds(self._config):
+                self._inject(self._config)
+            torch.manual_seed(seed)
+            for module in self._network.modules():
+                if isinstance(module, LoraLayer):
+                    _reset(module)
+        return [parameter for name, parameter in self._network.named_parameters() if "lora_" in name]
 
+    def state(self) -> dict[str, Tensor]:
+        """The adapters' tensors under PEFT's names."""
+        state = get_peft_model_state_dict(self._network, adapter_name=ADAPTER)
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
 
-def remove_adapter(transformer: OpenSoraTransformer3DModel) -> None:
-    """Leave the base model as it was before any adapter."""
-    if ADAPTER in getattr(transformer, "peft_config", {}):
-        transformer.unload_lora()
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Set the adapters' tensors."""
+        set_peft_model_state_dict(self._network, state, adapter_name=ADAPTER)
 
+    def save(self, folder: Path, state: dict[str, Tensor]) -> None:
+        """Write ``adapter_config.json`` and ``adapter_model.safetensors``.
 
-def adapter_state(transformer: OpenSoraTransformer3DModel) -> dict[str, Tensor]:
-    """A copy of the adapter's tensors on the CPU, under PEFT's names."""
-    state = get_peft_model_state_dict(transformer, adapter_name=ADAPTER)
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
+        ``PeftModel.from_pretrained(transformer, folder)`` loads them, and so does diffusers'
+        ``transformer.load_lora_adapter(folder, weight_name="adapter_model.safetensors",
+        prefix="base_model.model")``, which takes rank and alpha from the file's metadata.
+        """
+        config = {
+            key: sorted(value) if isinstance(value, set) else value
+            for key, value in self._config.to_dict().items()
+        }
+        write_text(folder / CONFIG_NAME, json.dumps(config, indent=2, sort_keys=True))
+        prefixed = {f"{PEFT_PREFIX}{key}": value for key, value in config.items()}
+        save_file(
+            {f"{PEFT_PREFIX}{name}": tensor.contiguous() for name, tensor in state.items()},
+            folder / WEIGHTS_NAME,
+            # safetensors writes several entries in random order, and equal adapters must give equal files.
+            metadata={"lora_adapter_metadata": json.dumps(prefixed, sort_keys=True)},
+        )
 
+    def read(self, folder: Path) -> dict[str, Tensor]:
+        """The tensors of a saved adapter."""
+        stored = load_file(folder / WEIGHTS_NAME)
+        return {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in stored.items()}
 
-def restore_adapter(transformer: OpenSoraTransformer3DModel, state: dict[str, Tensor]) -> None:
-    """Set the adapter's tensors to a state from :func:`adapter_state`."""
-    set_peft_model_state_dict(transformer, state, adapter_name=ADAPTER)
+    def load(self, folder: Path) -> None:
+        """Attach a saved adapter; rank, alpha and layers are those of its configuration."""
+        config = PeftConfig.from_pretrained(folder)
+        if not self._holds(config):
+            self._inject(config)
+        self.restore(self.read(folder))
 
+    def detach(self) -> None:
+        """Take the adapters out."""
+        if ADAPTER in getattr(self._network, "peft_config", {}):
+            self._network.unload_lora()
 
-def save_adapter(folder: Path, config: PeftConfig, state: dict[str, Tensor]) -> None:
-    """Write ``adapter_config.json`` and ``adapter_model.safetensors``.
+    def _inject(self, config: PeftConfig) -> None:
+        self.detach()
+        self._network.requires_grad_(False)
+        self._network.add_adapter(config, ADAPTER)
 
-    ``PeftModel.from_pretrained(transformer, folder)`` loads it, and so does diffusers'
-    ``transformer.load_lora_adapter(folder, weight_name="adapter_model.safetensors",
-    prefix="base_model.model")``, which takes rank and alpha from the file's metadata.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    config.save_pretrained(folder)
-    settings = {
-        f"{PEFT_PREFIX}{key}": sorted(value) if isinstance(value, set) else value
-        for key, value in config.to_dict().items()
-    }
-    save_file(
-        {f"{PEFT_PREFIX}{name}": tensor.contiguous() for name, tensor in state.items()},
-        folder / WEIGHTS_NAME,
-        # One entry only: safetensors writes several in random order, and equal adapters shall be equal files.
-        metadata={"lora_adapter_metadata": json.dumps(settings, sort_keys=True)},
-    )
-
-
-def load_adapter(transformer: OpenSoraTransformer3DModel, folder: Path) -> None:
-    """Put a saved adapter into the transformer, in place of the one it holds."""
-    config = PeftConfig.from_pretrained(folder)
-    state = {
-        name.removeprefix(PEFT_PREFIX): value for name, value in load_file(folder / WEIGHTS_NAME).items()
-    }
-    if not _holds(transformer, config):
-        remove_adapter(transformer)
-        transformer.add_adapter(config, ADAPTER)
-    restore_adapter(transformer, state)
-
-
-def _holds(transformer: OpenSoraTransformer3DModel, config: PeftConfig) -> bool:
-    held = getattr(transformer, "peft_config", {}).get(ADAPTER)
-    return held is not None and (held.r, held.lora_alpha, held.target_modules) == (
-        config.r,
-        config.lora_alpha,
-        config.target_modules,
-    )
+    def _holds(self, config: Any) -> bool:
+        held = getattr(self._network, "peft_config", {}).get(ADAPTER)
+        return held is not None and (held.r, held.lora_alpha, held.target_modules) == (
+            config.r,
+            config.lora_alpha,
+            config.target_modules,
+        )
 
 
 def _reset(layer: LoraLayer) -> None:

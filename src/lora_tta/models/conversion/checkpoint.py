@@ -1,9 +1,6 @@
 """From the published checkpoint files to a diffusers folder, one output shard in memory at a time."""
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,7 @@ from transformers import (
 )
 
 from lora_tta.errors import UserError
+from lora_tta.files import atomic
 from lora_tta.models.conversion.tensors import (
     PUBLISHED_TRANSFORMER_CONFIG,
     PUBLISHED_VAE_CONFIG,
@@ -91,18 +89,11 @@ def convert_checkpoint(
     except (ValueError, OSError) as error:
         raise UserError(" ".join(str(error).split())) from error
 
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}-"))
-    try:
+    with atomic(output) as partial:
         for name, checkpoint in checkpoints.items():
             pattern = DIFFUSERS_WEIGHTS if name in ("transformer", "vae") else TRANSFORMERS_WEIGHTS
-            write_shards(checkpoint, converters[name], temporary / name, pattern, max_shard_size)
-        _write_configs(pipeline, temporary)
-        temporary.chmod(0o755)
-        os.replace(temporary, output)
-    except BaseException:
-        shutil.rmtree(temporary)
-        raise
+            write_shards(checkpoint, converters[name], partial / name, pattern, max_shard_size)
+        _write_configs(pipeline, partial)
     return output
 
 

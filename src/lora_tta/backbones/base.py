@@ -1,0 +1,122 @@
+"""The questions that adaptation and generation ask of a model, and what a clip shows it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lora_tta.config import GenerationParams, ModelParams
+from lora_tta.files import atomic
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Everything that adaptation and generation ever receive of a clip: its known frames and its caption.
+
+    The frames to be predicted have no way in.
+
+    Attributes:
+        tensors: by names that the model chooses; batch size 1.
+    """
+
+    tensors: Mapping[str, Tensor]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Self:
+        """The same tensors on another device, in another precision."""
+        return type(self)({name: tensor.to(device, dtype) for name, tensor in self.tensors.items()})
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file, atomically."""
+        with atomic(path) as partial:
+            save_file({name: tensor.contiguous().cpu() for name, tensor in self.tensors.items()}, partial)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a file of :meth:`save`."""
+        return cls(load_file(path))
+
+
+class Backbone(Protocol):
+    """A video diffusion model, as adaptation and generation use it.
+
+    The module of a model, ``lora_tta.backbones.<name>``, has a function ``load`` of the type :class:`Load`.
+
+    Attributes:
+        network: the denoising network, to which a method of adaptation attaches its parameters.
+        device: where it computes.
+        dtype: of its weights.
+    """
+
+    @property
+    def network(self) -> nn.Module: ...  # noqa: D102
+
+    @property
+    def device(self) -> torch.device: ...  # noqa: D102
+
+    @property
+    def dtype(self) -> torch.dtype: ...  # noqa: D102
+
+    def encode(self, frames: np.ndarray, caption: str) -> Conditioning:
+        """Encode the conditioning frames, uint8 (F, H, W, 3), and the caption of one clip."""
+        ...
+
+    def clean_latents(self, conditioning: Conditioning) -> Tensor:
+        """The latents of the conditioning frames, float32 (1, C, T, H', W')."""
+        ...
+
+    def shift_timesteps(self, timesteps: Tensor, latents: Tensor) -> Tensor:
+        """Shift flow-matching times in [0, 1] towards the noise, as the model's own training does."""
+        ...
+
+    def loss(
+        self,
+        conditioning: Conditioning,
+        noise: Tensor,
+        timestep: Tensor,
+        num_visible: int,
+        first_scored: int,
+    ) -> Tensor:
+        """Error of one denoising step on the conditioning frames, a scalar in float32.
+
+        Args:
+            conditioning: on the model's device.
+            noise: of the shape of :meth:`clean_latents`.
+            timestep: (1,), in [0, 1]; 1 is pure noise.
+            num_visible: number of latent frames, from the first, that the model is shown.
+            first_scored: the first latent frame whose error counts.
+        """
+        ...
+
+    def recompute_activations(self, conditioning: Conditioning, recompute: bool | None) -> None:
+        """Switch recomputation in the backward pass on or off; None decides by the memory that is left."""
+        ...
+
+    def sample(self, conditioning: Conditioning, params: GenerationParams, seed: int) -> np.ndarray:
+        """Generate a clip: float (F, H, W, 3) in [0, 1], the known frames included.
+
+        The starting noise depends on ``seed`` alone.
+
+        Raises:
+            FailedWork: the result holds values that are not finite.
+        """
+        ...
+
+    def layer_names(self, kinds: Sequence[str]) -> list[str]:
+        """Ends of the paths of all linear layers of the given kinds (``attention``, ``mlp``)."""
+        ...
+
+
+class Load(Protocol):
+    """Loads a model from a folder."""
+
+    def __call__(self, params: ModelParams, device: torch.device, for_encoding: bool) -> Backbone:
+        """The model on a device, with its text encoders if it is ``for_encoding``."""
+        ...

@@ -1,0 +1,188 @@
+"""Open-Sora v2.0 (https://arxiv.org/abs/2503.09642), continuing a clip in the mode ``v2v_head``."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lora_tta.backbones.base import Conditioning
+from lora_tta.config import GenerationParams, ModelParams
+from lora_tta.errors import FailedWork
+from lora_tta.models.loading import load_pipeline
+from lora_tta.models.lora_targets import lora_target_modules
+from lora_tta.models.memory import activation_bytes, available_memory
+from lora_tta.models.packing import (
+    PATCH_SIZE,
+    SPATIAL_COMPRESSION,
+    pack_condition,
+    pack_latents,
+    prepare_img_ids,
+    prepare_txt_ids,
+)
+from lora_tta.models.pipeline import OpenSoraContinuationPipeline
+from lora_tta.models.scheduling import add_noise, shift_timesteps, time_shift_alpha, velocity_target
+from lora_tta.models.speed.acceleration import accelerate
+from lora_tta.models.transformer import OpenSoraTransformer3DModel
+from lora_tta.records.clips import CONDITIONING_FRAMES, NUM_FRAMES
+
+MODE = "v2v_head"
+
+
+def load(params: ModelParams, device: torch.device, for_encoding: bool) -> "OpenSoraBackbone":
+    """Load a pipeline folder; see :class:`lora_tta.backbones.base.Load`."""
+    dtype = getattr(torch, params.dtype)
+    pipeline = load_pipeline(params.path, device, dtype, text_encoders=for_encoding)
+    if params.accelerate and device.type == "cuda":
+        accelerate(pipeline.transformer)
+    # One bar for the clips is enough.
+    pipeline.set_progress_bar_config(disable=True)
+    return OpenSoraBackbone(pipeline)
+
+
+class OpenSoraBackbone:
+    """The pipeline behind the interface :class:`lora_tta.backbones.base.Backbone`.
+
+    Its conditionings hold:
+
+    - ``reference_latents`` (1, 16, 9, H/8, W/8), scaled latents of the 33 frames encoded alone;
+    - ``prompt_embeds`` (1, L, D), T5 states of the caption;
+    - ``pooled_prompt_embeds`` (1, P), pooled CLIP output of the caption;
+    - ``negative_prompt_embeds`` and ``negative_pooled_prompt_embeds``, the same of the empty prompt.
+    """
+
+    def __init__(self, pipeline: OpenSoraContinuationPipeline):
+        self.pipeline = pipeline
+
+    @property
+    def network(self) -> OpenSoraTransformer3DModel:
+        """The transformer."""
+        return self.pipeline.transformer
+
+    @property
+    def device(self) -> torch.device:
+        """Where the transformer is."""
+        return self.network.proj_out.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the transformer's weights."""
+        # `transformer.dtype` walks through all modules, while the GPU waits.
+        return self.network.proj_out.weight.dtype
+
+    @torch.no_grad()
+    def encode(self, frames: np.ndarray, caption: str) -> Conditioning:
+        """Encode the conditioning frames and the caption of one clip.
+
+        Args:
+            frames: (33, H, W, 3) uint8, the conditioning frames and no others.
+            caption: the prompt.
+
+        Raises:
+            ValueError: ``frames`` does not hold exactly 33 frames.
+        """
+        if len(frames) != CONDITIONING_FRAMES:
+            raise ValueError(f"expected the {CONDITIONING_FRAMES} conditioning frames, got {len(frames)}")
+        prompt_embeds, pooled_prompt_embeds = self.pipeline.encode_prompt(caption)
+        negative_prompt_embeds, negative_pooled_prompt_embeds = self.pipeline.encode_prompt("")
+        return Conditioning(
+            {
+                "reference_latents": self.pipeline.encode_reference(frames, MODE),
+                "prompt_embeds": prompt_embeds,
+                "pooled_prompt_embeds": pooled_prompt_embeds,
+                "negative_prompt_embeds": negative_prompt_embeds,
+                "negative_pooled_prompt_embeds": negative_pooled_prompt_embeds,
+            }
+        )
+
+    def clean_latents(self, conditioning: Conditioning) -> Tensor:
+        """Scaled latents of the conditioning frames, float32 (1, 16, 9, H/8, W/8)."""
+        return conditioning["reference_latents"].float()
+
+    def shift_timesteps(self, timesteps: Tensor, latents: Tensor) -> Tensor:
+        """The published training's shift, see :func:`lora_tta.models.scheduling.time_shift_alpha`."""
+        return shift_timesteps(timesteps, time_shift_alpha(_tokens_per_frame(latents), latents.shape[2]))
+
+    def loss(
+        self,
+        conditioning: Conditioning,
+        noise: Tensor,
+        timestep: Tensor,
+        num_visible: int,
+        first_scored: int,
+    ) -> Tensor:
+        """Mean squared error of the predicted velocity; see :class:`lora_tta.backbones.base.Backbone`."""
+        latents = self.clean_latents(conditioning)
+        device, dtype = latents.device, conditioning["reference_latents"].dtype
+        mask = torch.zeros_like(latents[:, :1])
+        mask[:, :, :num_visible] = 1
+        prediction = self.network(
+            hidden_states=pack_latents(add_noise(latents, noise, timestep)).to(dtype),
+            img_ids=prepare_img_ids(*latents.shape[2:], device),
+            encoder_hidden_states=conditioning["prompt_embeds"],
+            txt_ids=prepare_txt_ids(conditioning["prompt_embeds"].shape[1], device),
+            timestep=timestep,
+            pooled_projections=conditioning["pooled_prompt_embeds"],
+            condition=pack_condition(mask, latents * mask).to(dtype),
+        ).sample
+        target = pack_latents(velocity_target(latents, noise))
+        scored = slice(first_scored * _tokens_per_frame(latents), None)
+        return F.mse_loss(prediction[:, scored].float(), target[:, scored])
+
+    def recompute_activations(self, conditioning: Conditioning, recompute: bool | None) -> None:
+        """Switch gradient checkpointing, which costs a second forward pass, on or off."""
+        if recompute is None:
+            latents = conditioning["reference_latents"]
+            num_text_tokens = conditioning["prompt_embeds"][..., 0].numel()
+            num_tokens = latents[:, 0].numel() // PATCH_SIZE**2 + num_text_tokens
+            adapts_mlps = any(
+                parameter.requires_grad and any(f".{layer}." in name for layer in self.layer_names(["mlp"]))
+                for name, parameter in self.network.named_parameters()
+            )
+            needed = activation_bytes(self.network, num_tokens, mlp_adapters=adapts_mlps)
+            recompute = needed > available_memory(latents.device)
+        if recompute == self.network.gradient_checkpointing:
+            return  # The switch walks through all modules, while the GPU waits.
+        if recompute:
+            self.network.enable_gradient_checkpointing()
+        else:
+            self.network.disable_gradient_checkpointing()
+
+    @torch.no_grad()
+    def sample(self, conditioning: Conditioning, params: GenerationParams, seed: int) -> np.ndarray:
+        """Sample and decode 65 frames; see :class:`lora_tta.backbones.base.Backbone`."""
+        height, width = (SPATIAL_COMPRESSION * size for size in conditioning["reference_latents"].shape[-2:])
+        last: dict[str, Tensor] = {}
+
+        def keep(pipeline: object, step: int, timestep: Tensor, tensors: dict[str, Any]) -> dict[str, Any]:
+            last.update(tensors)
+            return {}
+
+        frames = self.pipeline(
+            mode=MODE,
+            height=height,
+            width=width,
+            num_frames=NUM_FRAMES,
+            num_inference_steps=params.num_inference_steps,
+            guidance_scale=params.guidance_scale,
+            image_guidance_scale=params.image_guidance_scale,
+            guidance_oscillation=params.guidance_oscillation,
+            generator=torch.Generator().manual_seed(seed),
+            output_type="np",
+            callback_on_step_end=keep,
+            **conditioning.tensors,
+        ).frames[0]
+        # Decoded values are clamped to [0, 1], so infinite ones would not be seen in the frames.
+        if not (torch.isfinite(last["latents"]).all() and np.isfinite(frames).all()):
+            raise FailedWork("the generated frames are not finite")
+        return frames
+
+    def layer_names(self, kinds: Sequence[str]) -> list[str]:
+        """See :func:`lora_tta.models.lora_targets.lora_target_modules`."""
+        return lora_target_modules(attention="attention" in kinds, mlp="mlp" in kinds)
+
+
+def _tokens_per_frame(latents: Tensor) -> int:
+    return (latents.shape[-2] // PATCH_SIZE) * (latents.shape[-1] // PATCH_SIZE)

@@ -1,0 +1,72 @@
+"""``lora-tta params``: change params.yaml, keeping its comments."""
+
+import argparse
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from lora_tta.config import load_params, validate_params
+from lora_tta.errors import UserError
+from lora_tta.files import atomic
+
+PARAMS_FILE = Path("params.yaml")
+PRESETS = Path(__file__).parents[1] / "presets"
+
+
+def add_to(commands: Any) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("params", help="change params.yaml, keeping its comments")
+    parser.add_argument("--preset", choices=sorted(path.stem for path in PRESETS.glob("*.yaml")))
+    parser.add_argument("--data-root", help="folder of videos, taken as it is written")
+    parser.add_argument("assignments", nargs="*", metavar="SECTION.KEY=VALUE")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Apply a preset and assignments, and write the file if the result is valid.
+
+    Raises:
+        UserError: an assignment names no setting, or the result is invalid; the file is left as it was.
+    """
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    load_params(PARAMS_FILE)
+    document = yaml.load(PARAMS_FILE)
+    if arguments.preset:
+        for section, values in yaml.load(PRESETS / f"{arguments.preset}.yaml").items():
+            document[section].update(values)
+    for assignment in arguments.assignments:
+        _assign(document, assignment)
+    if arguments.data_root is not None:
+        document["data"]["root"] = arguments.data_root
+    validate_params(document, PARAMS_FILE)
+    with atomic(PARAMS_FILE) as partial:
+        yaml.dump(document, partial)
+    if arguments.preset:
+        from lora_tta.models.loading import check_pipeline_folder
+
+        # DVC would only say that the folder is missing.
+        check_pipeline_folder(Path(document["model"]["path"]))
+
+
+def _assign(document: MutableMapping[str, Any], assignment: str) -> None:
+    name, separator, text = assignment.partition("=")
+    *path, key = name.split(".")
+    target: Any = document
+    for part in path:
+        target = target.get(part) if isinstance(target, MutableMapping) else None
+    # Any setting of the adaptation can be searched, so the space takes new names.
+    may_be_new = path == ["search", "space"]
+    if not separator or not isinstance(target, MutableMapping) or not (key in target or may_be_new):
+        raise UserError(
+            f"{assignment!r} sets nothing in {PARAMS_FILE}: write SECTION.KEY=VALUE with a key of it"
+        )
+    try:
+        target[key] = YAML(typ="safe").load(text)
+    except YAMLError as error:
+        raise UserError(
+            f"{assignment!r}: the value is not valid YAML: {' '.join(str(error).split())}"
+        ) from None

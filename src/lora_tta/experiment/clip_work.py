@@ -1,0 +1,118 @@
+"""One clip at one point: the seeds of its work and the keys under which the cache holds each part."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from lora_tta.adaptation.methods import method_module
+from lora_tta.backbones import backbone_module
+from lora_tta.cache.keys import code_version, derive_seed, digest
+from lora_tta.config import AdaptationParams, ModelParams, Params
+from lora_tta.experiment.encoding import READING
+from lora_tta.records.clips import CONDITIONING_FRAMES, NUM_FRAMES, Clip
+from lora_tta.records.metric_table import METRICS
+
+FRAMES = {"conditioning": CONDITIONING_FRAMES, "all": NUM_FRAMES}
+
+
+@dataclass(frozen=True)
+class ClipWork:
+    """The work on one clip.
+
+    Attributes:
+        clip: the preprocessed clip.
+        adaptation: complete settings, None without adaptation.
+        params: of the pipeline.
+        environment: see :attr:`lora_tta.experiment.lazy_model.LazyModel.environment`.
+        conditioning: SHA-256 of the file of the clip's conditioning.
+        distance: name of the perceptual distance that is measured.
+    """
+
+    clip: Clip
+    adaptation: AdaptationParams | None
+    params: Params
+    environment: Mapping[str, Any]
+    conditioning: str
+    distance: str
+
+    @property
+    def adaptation_seed(self) -> int:
+        """Seed of the initialisation and of all draws of the adaptation."""
+        return derive_seed(self.params.adaptation.seed, self.clip.clip_id)
+
+    @property
+    def generation_seed(self) -> int:
+        """Seed of the starting noise."""
+        return derive_seed(self.params.generation.seed, self.clip.clip_id)
+
+    def adapter_key(self, num_steps: int) -> dict[str, Any]:
+        """Key of the adapted parameters after a number of steps."""
+        return self._trajectory_key | {"num_steps": num_steps}
+
+    @cached_property
+    def trajectory_key(self) -> dict[str, Any]:
+        """Key of the optimisation that passes through every number of steps."""
+        return self._trajectory_key | {"num_steps": "any"}
+
+    @cached_property
+    def _trajectory_key(self) -> dict[str, Any]:
+        if self.adaptation is None:
+            raise ValueError("there is no adaptation")
+        return {
+            **self.environment,
+            "code": adaptation_code(self.params.model, self.adaptation),
+            "conditioning": self.conditioning,
+            "adaptation": self.adaptation.model_dump(exclude={"num_steps"}),
+            "seed": self.adaptation_seed,
+        }
+
+    @cached_property
+    def continuation_key(self) -> dict[str, Any]:
+        """Key of the generated video."""
+        return {
+            **self.environment,
+            "code": generation_code(self.params.model),
+            "conditioning": self.conditioning,
+            "adapter": None if self.adaptation is None else self.adapter_key(self.adaptation.num_steps),
+            "generation": self.params.generation.model_dump(),
+            "seed": self.generation_seed,
+        }
+
+    @cached_property
+    def result_key(self) -> dict[str, Any]:
+        """Key of the measurements."""
+        return {
+            "continuation": self.continuation_key,
+            "measuring": measuring_code(),
+            "frames": FRAMES,
+            "clip": self.clip.sha256,
+            "class_name": self.clip.class_name,
+            "distance": self.distance,
+        }
+
+    @cached_property
+    def name(self) -> str:
+        """A short name of the whole work."""
+        return digest(self.result_key)[:16]
+
+
+def adaptation_code(model: ModelParams, adaptation: AdaptationParams) -> str:
+    """Version of the code that adapts a model to a clip."""
+    return code_version(
+        "lora_tta.adaptation.trajectory",
+        method_module(adaptation.method.name),
+        backbone_module(model.backbone),
+        READING,
+    )
+
+
+def generation_code(model: ModelParams) -> str:
+    """Version of the code that continues a clip."""
+    return code_version("lora_tta.generation.continuation", backbone_module(model.backbone), READING)
+
+
+def measuring_code() -> str:
+    """Version of the code that measures a continuation."""
+    modules = {row.measure.partition(":")[0] for row in METRICS}
+    return code_version("lora_tta.evaluation.metrics", *sorted(modules), READING)

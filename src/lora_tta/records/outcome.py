@@ -1,0 +1,50 @@
+"""The outcome of the work on one clip, for the processes that hand it on and need no torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_tta.records.clips import Clip
+from lora_tta.records.results import ClipResult
+
+
+@dataclass(frozen=True)
+class ClipOutcome:
+    """A clip's continuation with its measurements; the files lie in the cache.
+
+    Attributes:
+        clip: the preprocessed clip.
+        result: metrics, losses and costs.
+        video: H.264 file of the 65 frames.
+        frames_file: the same frames as they were before compression, (65, H, W, 3) uint8.
+        adapter: folder of the adapted parameters, None without adaptation.
+    """
+
+    clip: Clip
+    result: ClipResult
+    video: Path
+    frames_file: Path
+    adapter: Path | None
+
+    @property
+    def files(self) -> list[Path]:
+        """The files and folders in the cache."""
+        return [self.video, self.frames_file, *([self.adapter] if self.adapter else [])]
+
+
+@dataclass(frozen=True)
+class ClipFailure:
+    """A clip without a usable result, and the reason in one line."""
+
+    clip: Clip
+    reason: str
+
+
+def split_failures(
+    outcomes: Sequence[ClipOutcome | ClipFailure],
+) -> tuple[list[ClipOutcome], list[ClipFailure]]:
+    """Outcomes and failures apart, each in the given order."""
+    return (
+        [outcome for outcome in outcomes if isinstance(outcome, ClipOutcome)],
+        [outcome for outcome in outcomes if isinstance(outcome, ClipFailure)],
+    )
