@@ -1,10 +1,17 @@
+"""The store of finished work, with real processes where processes matter."""
+
+import json
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
-from lora_tta.cache.store import KEY_NAME, ContentCache
+from lora_tta.cache.store import CONTENT_NAME, KEY_NAME, ContentCache
 
 
 @pytest.fixture
@@ -14,6 +21,27 @@ def cache(tmp_path):
 
 def writing(content):
     return lambda folder: (folder / "value").write_text(content)
+
+
+def age(entry, seconds):
+    past = time.time() - seconds
+    os.utime(entry / CONTENT_NAME, (past, past))
+
+
+def start(code: str, folder: Path) -> subprocess.Popen:
+    """A process with a cache in the folder, that has printed its first line."""
+    head = "import sys, time; from pathlib import Path; from lora_tta.cache.store import ContentCache\n"
+    head += "cache = ContentCache(Path(sys.argv[1]), 10_000)\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", head + code, str(folder)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def kill(process: subprocess.Popen) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.wait()
 
 
 def test_an_entry_is_computed_once(cache):
@@ -62,11 +90,6 @@ def test_two_that_want_the_same_key_share_one_computation(tmp_path):
     assert len(calls) == 1
 
 
-def age(entry, seconds):
-    past = time.time() - seconds
-    os.utime(entry / KEY_NAME, (past, past))
-
-
 def test_the_least_recently_used_entries_go_first(cache):
     entries = [cache.fetch("kind", {"n": n}, writing("x" * 3000)) for n in range(3)]
     for entry, seconds in zip(entries, (9000, 8000, 7000), strict=True):
@@ -76,7 +99,133 @@ def test_the_least_recently_used_entries_go_first(cache):
     assert [cache.find("kind", {"n": n}) is not None for n in range(4)] == [True, False, True, True]
 
 
-def test_entries_in_use_are_never_evicted(cache):
-    for n in range(5):
-        cache.fetch("kind", {"n": n}, writing("x" * 3000))
-    assert all(cache.find("kind", {"n": n}) for n in range(5))
+def test_leased_entries_stay_however_full_the_cache_is_and_go_after_the_block(cache):
+    with cache.leasing():
+        entries = [cache.fetch("kind", {"n": n}, writing("x" * 3000)) for n in range(5)]
+        assert all(entry.exists() for entry in entries)
+        assert cache.evict(0) == 0
+        (usage,) = cache.usage()
+        assert (usage.entries, usage.leased) == (5, 5)
+    assert cache.evict(0) == 5
+
+
+def test_a_lease_holds_against_other_processes_and_ends_with_its_own(cache, tmp_path):
+    entry = cache.fetch("kind", {"n": 1}, writing("x"))
+    holder = start(
+        "with cache.leasing():\n    cache.find('kind', {'n': 1}); print('ready', flush=True); time.sleep(60)",
+        tmp_path,
+    )
+    assert cache.evict(0) == 0
+    assert cache.usage()[0].leased == 1
+    kill(holder)
+    assert cache.usage()[0].leased == 0
+    assert cache.evict(0) == 1
+    assert not entry.exists()
+    assert not list((tmp_path / "leases").iterdir())
+
+
+def test_a_lease_is_taken_over_from_a_process_that_still_holds_it(cache, tmp_path):
+    entry = cache.fetch("kind", {"n": 1}, writing("x"))
+    holder = start(
+        "with cache.leasing():\n    cache.find('kind', {'n': 1}); print('ready', flush=True); time.sleep(60)",
+        tmp_path,
+    )
+    with cache.leasing():
+        cache.lease([entry / "value"])
+        kill(holder)
+        assert cache.evict(0) == 0
+
+
+def test_the_leftovers_of_a_killed_computation_are_counted_and_removed(cache, tmp_path):
+    code = (
+        "def compute(folder):\n"
+        "    (folder / 'half').write_text('x' * 5000); print('ready', flush=True); time.sleep(60)\n"
+        "cache.fetch('kind', {'n': 1}, compute)"
+    )
+    victim = start(code, tmp_path)
+    assert cache.leftovers().entries == 0  # it is alive
+    kill(victim)
+    leftovers = cache.leftovers()
+    assert (leftovers.entries, leftovers.bytes) == (1, 5000)
+    cache.fetch("kind", {"n": 2}, writing("x"))
+    assert cache.leftovers().entries == 0
+    assert not list(tmp_path.rglob("half"))
+    assert (cache.fetch("kind", {"n": 1}, writing("whole")) / "value").read_text() == "whole"
+
+
+def change(entry: Path) -> None:
+    (entry / "value").write_text("edited!")
+
+
+def truncate(entry: Path) -> None:
+    os.truncate(entry / "value", 1)
+
+
+def lose(entry: Path) -> None:
+    (entry / "value").unlink()
+
+
+def spoil_key(entry: Path) -> None:
+    (entry / KEY_NAME).write_text("{")
+
+
+def spoil_hashes(entry: Path) -> None:
+    (entry / CONTENT_NAME).write_text("{")
+
+
+def lose_hashes(entry: Path) -> None:
+    (entry / CONTENT_NAME).unlink()
+
+
+@pytest.mark.parametrize("damage", [change, truncate, lose, spoil_key, spoil_hashes, lose_hashes])
+@pytest.mark.parametrize("same_process", [True, False])
+def test_a_damaged_entry_is_computed_again_with_one_line(cache, tmp_path, caplog, damage, same_process):
+    entry = cache.fetch("kind", {"n": 1}, writing("written"))
+    damage(entry)
+    reader = cache if same_process else ContentCache(tmp_path, 10_000)
+    assert (reader.fetch("kind", {"n": 1}, writing("again")) / "value").read_text() == "again"
+    (line,) = caplog.messages
+    assert "is damaged" in line
+    assert "computed again" in line
+
+
+def test_an_undamaged_entry_is_not_read_again_by_the_same_process(cache, monkeypatch):
+    cache.fetch("kind", {"n": 1}, writing("x"))
+    reader = ContentCache(cache.root, 10_000)
+    assert reader.find("kind", {"n": 1})
+    monkeypatch.setattr("lora_tta.cache.store.file_sha256", lambda path: pytest.fail(f"{path} was read"))
+    assert reader.find("kind", {"n": 1})
+
+
+BUSY = """
+import json, random
+print("ready", flush=True)
+random.seed(int(sys.argv[2]) if len(sys.argv) > 2 else None)
+until = time.monotonic() + 4
+computed = 0
+while time.monotonic() < until:
+    number = random.randrange(12)
+    text = str(number) * 2500
+    with cache.leasing():
+        entry = cache.fetch("kind", {"n": number}, lambda folder: (folder / "value").write_text(text))
+        for _ in range(3):
+            assert (entry / "value").read_text() == text
+    if random.random() < 0.3:
+        cache.evict(5000)
+    cache.usage(), cache.leftovers()
+    computed += 1
+print(computed, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_processes_add_find_and_evict_at_once(tmp_path):
+    processes = [start(BUSY, tmp_path) for _ in range(4)]
+    rounds = [int(process.communicate()[0]) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4
+    assert min(rounds) > 10
+
+
+def test_a_key_is_kept_readable_beside_the_files(cache):
+    entry = cache.fetch("kind", {"b": [1, 2], "a": "x"}, writing("x"))
+    assert json.loads((entry / KEY_NAME).read_text()) == {"a": "x", "b": [1, 2]}

@@ -9,8 +9,9 @@ from prepared_clips import prepare_clips
 
 from lora_tta.config import Params
 from lora_tta.experiment.runner import ClipRunner
+from lora_tta.records.search_folders import SearchFolders
 from lora_tta.search.study import open_study
-from lora_tta.search.worker import SearchFolders, Worker
+from lora_tta.search.worker import Worker
 
 
 class Search:
@@ -28,7 +29,7 @@ class Search:
 
     def study(self):
         runner = ClipRunner(self.params, self.folders.clips, self.folders.encoded)
-        return open_study(self.folders.study, self.params, runner.setting(self.clips))
+        return open_study(self.folders.study, self.params, runner.study_identity(self.clips))
 
     def outcome(self) -> dict[int, tuple]:
         """State, point and value by trial number."""

@@ -57,7 +57,7 @@ def test_the_dashboard_opens_on_the_stored_study(dashboard, tmp_path, with_searc
     study = open_study(tmp_path / STUDY, params, {})
     for value in (15.0, 17.0, 16.0):
         trial = study.ask()
-        for name, choices in params.search.space.model_dump().items():
+        for name, choices in params.search.space.items():
             trial.suggest_categorical(name, choices)
         study.tell(trial, value)
     address = dashboard()

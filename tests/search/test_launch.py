@@ -9,6 +9,7 @@ from services import postgresql_server, slurm_cluster
 
 from lora_tta.errors import UserError
 from lora_tta.search.launch import run_local_workers, run_slurm_workers
+from lora_tta.search.study import JOURNAL
 
 SMALL_JOBS = {
     "slurm": {
@@ -32,7 +33,7 @@ def test_workers_share_a_study_in_postgresql(search_in, tmp_path):
         run_local_workers(search.params, search.folders, search.clips, processes=2)
         assert search.outcome() == alone.outcome()
         assert set(search.tracked()) == {"", "0", "1", "2", "3"}
-    assert not list(search.folders.study.glob("*.log"))
+    assert not (search.params.cache.path / JOURNAL).exists()
 
 
 @pytest.mark.slow

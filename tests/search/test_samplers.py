@@ -12,7 +12,7 @@ def points(search, count, sampler_of=None):
     for number in range(count):
         study.sampler = build_sampler(search, seed=number)
         trial = study.ask()
-        for name, choices in search.space.model_dump().items():
+        for name, choices in search.space.items():
             trial.suggest_categorical(name, choices)
         study.tell(trial, trial.params["rank"] + trial.params["num_steps"])
     return [tuple(trial.params.items()) for trial in study.trials]
@@ -43,7 +43,7 @@ def test_a_space_that_is_used_up_is_an_error(with_search):
 @pytest.mark.parametrize("seed", range(4))
 def test_half_a_point_is_completed_to_one_that_no_trial_has(with_search, seed):
     search = with_search(sampler="random").search
-    space = search.space.model_dump()
+    space = search.space
     study = optuna.create_study(sampler=build_sampler(search, seed=0))
     half = study.ask()
     rank = half.suggest_categorical("rank", space["rank"])

@@ -5,7 +5,7 @@ from optuna.trial import TrialState
 from lora_tta.errors import UserError
 from lora_tta.search.study import (
     CLIPS_ATTRIBUTE,
-    JOURNAL_NAME,
+    JOURNAL,
     MEANS_ATTRIBUTE,
     best_trial,
     finished_trials,
@@ -17,7 +17,7 @@ from lora_tta.search.study import (
 def finish(study, search, values, **tell):
     for value in values:
         trial = study.ask()
-        for name, choices in search.space.model_dump().items():
+        for name, choices in search.space.items():
             trial.suggest_categorical(name, choices)
         trial.set_user_attr(MEANS_ATTRIBUTE, {"psnr": value})
         trial.set_user_attr(CLIPS_ATTRIBUTE, 1)
@@ -33,7 +33,7 @@ def test_the_study_survives_and_is_resumed(tmp_path, with_search):
 def test_a_line_torn_by_a_crash_does_not_spoil_the_study(tmp_path, with_search):
     params = with_search()
     finish(open_study(tmp_path, params, {}), params.search, [1])
-    with (tmp_path / JOURNAL_NAME).open("ab") as journal:
+    with (params.cache.path / JOURNAL).open("ab") as journal:
         journal.write(b'{"op_code": 8, "worker')
     finish(open_study(tmp_path, params, {}), params.search, [2])
     study = open_study(tmp_path, params, {})
@@ -44,7 +44,7 @@ def test_other_settings_or_another_space_begin_another_study(tmp_path, with_sear
     params = with_search()
     finish(open_study(tmp_path, params, {"model": "a"}), params.search, [1])
     assert not open_study(tmp_path, params, {"model": "b"}).trials
-    space = params.search.space.model_dump() | {"rank": [4]}
+    space = params.search.space | {"rank": [4]}
     assert not open_study(tmp_path, with_search(space=space), {"model": "a"}).trials
     assert len(open_study(tmp_path, with_search(n_trials=5), {"model": "a"}).trials) == 1
 
@@ -74,7 +74,7 @@ def test_pruned_and_infeasible_trials_are_not_the_best_while_there_are_others(tm
     study = open_study(tmp_path, params, {})
     finish(study, params.search, [1])
     broken = study.ask()
-    for name, choices in params.search.space.model_dump().items():
+    for name, choices in params.search.space.items():
         broken.suggest_categorical(name, choices)
     broken.set_constraint("adapt_seconds_per_clip", 2.0)
     study.tell(broken, 9)
@@ -93,4 +93,4 @@ def test_a_database_serves_as_well_as_a_journal(tmp_path, with_search):
     finish(open_study(tmp_path, params, {}), params.search, [1, 2])
     assert isinstance(open_study(tmp_path, params, {}), optuna.Study)
     assert len(open_study(tmp_path, params, {}).trials) == 2
-    assert not (tmp_path / JOURNAL_NAME).exists()
+    assert not (params.cache.path / JOURNAL).exists()

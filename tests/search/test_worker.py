@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from lora_tta.search.launch import run_local_workers
 from lora_tta.search.samplers import build_sampler
-from lora_tta.search.study import settings_of
+from lora_tta.search.study import point_of
 from lora_tta.search.worker import WORKER_ATTRIBUTE, run_worker
 
 
@@ -52,7 +52,7 @@ def test_an_idle_worker_takes_clips_of_a_running_trial_from_its_end(search_in):
         assert helper._help()
     assert len(search.entries("result")) == 1
     assert search.worker().runner.try_run(search.clips[0], None)
-    assert not helper.runner.try_run(search.clips[-1], settings_of(search.study().trials[0]))
+    assert not helper.runner.try_run(search.clips[-1], point_of(search.study().trials[0]))
 
 
 def test_a_living_workers_trial_is_left_alone_and_a_dead_ones_is_taken_over(search_in):
@@ -75,7 +75,7 @@ def test_a_trial_of_a_worker_that_died_while_claiming_it_is_finished_first(searc
         victim.study.sampler = build_sampler(search.params.search, seed=0)
         half_claimed = victim.study.ask()
         half_claimed.set_user_attr(WORKER_ATTRIBUTE, victim._heartbeat.worker_id)
-        half_claimed.suggest_categorical("rank", search.params.search.space.rank)
+        half_claimed.suggest_categorical("rank", search.params.search.space["rank"])
         claimed = survivor._claim()
     assert claimed.number == half_claimed.number
     assert claimed.params == expected.params

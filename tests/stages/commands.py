@@ -1,13 +1,32 @@
 """Commands as a user types them in a copy of the repository."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).parents[2]
+TRACKED = (
+    "dvc.yaml",
+    "params.yaml",
+    "data.dvc",
+    "requirements.lock",
+    "models/embedded.dvc",
+    "models/.gitignore",
+    "outputs/.gitignore",
+    "outputs/evaluate/.gitignore",
+    "outputs/search/.gitignore",
+    "mlruns/.gitignore",
+    ".dvcignore",
+    ".gitignore",
+)
 
 
 def run_in(folder: Path, *command: str) -> str:
-    """What a command prints; it finds this environment's programs, and the code in ``folder / "src"``."""
+    """The output of a command; it finds this environment's programs, and the code in ``folder / "src"``."""
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(folder / "src"),
@@ -16,3 +35,34 @@ def run_in(folder: Path, *command: str) -> str:
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+class Workspace:
+    """A copy of the repository in which commands run as a user would type them."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        (folder / ".dvc").mkdir()
+        shutil.copy(REPOSITORY / ".dvc" / "config", folder / ".dvc")
+        shutil.copy(REPOSITORY / ".dvc" / ".gitignore", folder / ".dvc")
+        for name in TRACKED:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, folder / name)
+        for name in ("src", "dvc-storage"):
+            shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        self.run("git", "init", "--quiet")
+        self.run("git", "add", ".")
+        self.run("git", "commit", "--quiet", "-m", "copy")
+
+    def run(self, *command: str) -> str:
+        """The output of a command in the copy."""
+        return run_in(self.folder, *command)
+
+    def repro(self) -> set[str]:
+        """``dvc repro``; returns the stages that ran."""
+        lines = self.run("dvc", "repro").splitlines()
+        return {line.split("'")[1] for line in lines if line.startswith("Running stage")}
+
+    def json(self, name: str) -> Any:
+        """The content of a JSON file below ``outputs``."""
+        return json.loads((self.folder / "outputs" / name).read_text())

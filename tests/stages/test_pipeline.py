@@ -1,15 +1,12 @@
 """The whole pipeline with real DVC commands, on the embedded data and model, in a small setting."""
 
-import json
 import shutil
-from pathlib import Path
 
 import mlflow
 import pandas as pd
 import pytest
-from commands import run_in
+from commands import Workspace
 
-REPOSITORY = Path(__file__).parents[2]
 SMALL = [
     "preprocess.num_clips=2",
     "generation.num_inference_steps=2",
@@ -22,43 +19,6 @@ SMALL = [
     "search.space.learning_rate=[1.0e-3, 2.0e-3, 4.0e-3]",
     "search.space.num_steps=[1]",
 ]
-TRACKED = (
-    "dvc.yaml",
-    "params.yaml",
-    "data.dvc",
-    "models/embedded.dvc",
-    "models/.gitignore",
-    ".dvcignore",
-    ".gitignore",
-)
-
-
-class Workspace:
-    """A copy of the repository in which commands run as a user would type them."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        (folder / ".dvc").mkdir()
-        shutil.copy(REPOSITORY / ".dvc" / "config", folder / ".dvc")
-        for name in TRACKED:
-            (folder / name).parent.mkdir(exist_ok=True)
-            shutil.copy(REPOSITORY / name, folder / name)
-        for name in ("src", "dvc-storage"):
-            shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        self.run("git", "init", "--quiet")
-        self.run("git", "add", ".")
-        self.run("git", "commit", "--quiet", "-m", "copy")
-
-    def run(self, *command: str) -> str:
-        return run_in(self.folder, *command)
-
-    def repro(self) -> set[str]:
-        """``dvc repro``; returns the stages that ran."""
-        lines = self.run("dvc", "repro").splitlines()
-        return {line.split("'")[1] for line in lines if line.startswith("Running stage")}
-
-    def json(self, name: str) -> dict:
-        return json.loads((self.folder / "outputs" / name).read_text())
 
 
 @pytest.mark.slow

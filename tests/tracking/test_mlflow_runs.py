@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from lora_tta.data.video import write_video
-from lora_tta.experiment.runner import ClipRun
 from lora_tta.records.clips import Clip
 from lora_tta.records.metric_table import ClipMetrics
+from lora_tta.records.outcome import ClipOutcome
 from lora_tta.records.results import ClipResult
 from lora_tta.tracking.mlflow_runs import (
-    log_clip_runs,
+    log_outcomes,
     log_settings,
     open_experiment,
     open_study_run,
@@ -24,7 +24,7 @@ from lora_tta.tracking.mlflow_runs import (
 )
 
 
-def clip_run(folder: Path, clip_id: str, psnr: float, adapted: bool = True) -> ClipRun:
+def outcome_of(folder: Path, clip_id: str, psnr: float, adapted: bool = True) -> ClipOutcome:
     frames = np.zeros((65, 32, 48, 3), dtype=np.uint8)
     write_video(folder / f"{clip_id}.mp4", frames, 24)
     adapter = folder / f"adapter_{clip_id}" if adapted else None
@@ -32,15 +32,15 @@ def clip_run(folder: Path, clip_id: str, psnr: float, adapted: bool = True) -> C
         adapter.mkdir()
         (adapter / "adapter_config.json").write_text("{}")
         (adapter / "adapter_model.safetensors").write_bytes(b"weights")
-        (adapter / "trajectory.pt").write_bytes(b"optimizer")
     summary = {"psnr": psnr, "ssim": 0.5, "lpips_untrained": 0.1, "temporal_consistency": 30.0}
-    return ClipRun(
+    return ClipOutcome(
         clip=Clip(clip_id, "Class", "class", "a.avi", 65, 24.0, 0, 65, 24, 32, 48, "0"),
         result=ClipResult(
             clip_id=clip_id,
             class_name="Class",
             metrics=ClipMetrics({name: np.full(32, value) for name, value in summary.items()}, summary),
             losses=(2.0, psnr / 10) if adapted else (),
+            device="cpu",
             adapt_seconds=3.0,
             generate_seconds=1.0,
             peak_memory_bytes=2**21,
@@ -58,11 +58,11 @@ def experiment_id(params, empty_database):
 
 
 def test_a_run_holds_means_clips_losses_adapters_videos_and_strips(experiment_id, tmp_path):
-    runs = [clip_run(tmp_path, "a", 20.0), clip_run(tmp_path, "b", 30.0)]
+    runs = [outcome_of(tmp_path, "a", 20.0), outcome_of(tmp_path, "b", 30.0)]
     strip = np.zeros((20, 40, 3), dtype=np.uint8)
     with tracked_run(experiment_id, "trial", "trial") as run_id:
         log_settings({"rank": 4, "adaptation": {"targets": ["attention"]}})
-        log_clip_runs(runs, {"a": strip, "b": strip})
+        log_outcomes(runs, {"a": strip, "b": strip})
 
     client = mlflow.MlflowClient()
     run = client.get_run(run_id)
@@ -81,13 +81,12 @@ def test_a_run_holds_means_clips_losses_adapters_videos_and_strips(experiment_id
         for path in (tmp_path / "artifacts" / run_id / "artifacts").rglob("*.*")
     }
     assert {"videos/a.mp4", "videos/b.mp4", "adapters/a/adapter_model.safetensors", "clips.json"} <= files
-    assert not any("trajectory" in name for name in files)
     assert sum(name.startswith("images/a+step+0") and name.endswith(".png") for name in files) == 1
 
 
 def test_a_baseline_has_no_loss_and_no_adapters(experiment_id, tmp_path):
     with tracked_run(experiment_id, "baseline", "baseline") as run_id:
-        log_clip_runs([clip_run(tmp_path, "a", 20.0, adapted=False)], {"a": np.zeros((2, 2, 3), np.uint8)})
+        log_outcomes([outcome_of(tmp_path, "a", 20.0, adapted=False)], {"a": np.zeros((2, 2, 3), np.uint8)})
     run = mlflow.MlflowClient().get_run(run_id)
     assert "loss" not in run.data.metrics
     assert not list((tmp_path / "artifacts").rglob("adapters"))
@@ -96,10 +95,10 @@ def test_a_baseline_has_no_loss_and_no_adapters(experiment_id, tmp_path):
 def test_the_gain_over_the_baseline_is_that_on_the_same_clips(experiment_id, tmp_path):
     for name in ("adapted", "baseline"):
         (tmp_path / name).mkdir()
-    adapted = [clip_run(tmp_path / "adapted", "a", 20.0), clip_run(tmp_path / "adapted", "b", 30.0)]
-    baseline = [clip_run(tmp_path / "baseline", name, 24.0, adapted=False) for name in ("a", "b")]
+    adapted = [outcome_of(tmp_path / "adapted", "a", 20.0), outcome_of(tmp_path / "adapted", "b", 30.0)]
+    baseline = [outcome_of(tmp_path / "baseline", name, 24.0, adapted=False) for name in ("a", "b")]
     with tracked_run(experiment_id, "trial", "trial") as run_id:
-        log_clip_runs(adapted, dict.fromkeys("ab", np.zeros((2, 2, 3), np.uint8)), baseline)
+        log_outcomes(adapted, dict.fromkeys("ab", np.zeros((2, 2, 3), np.uint8)), baseline)
     metrics = mlflow.MlflowClient().get_run(run_id).data.metrics
     assert (metrics["psnr"], metrics["psnr_gain"]) == (25, 1)
 
@@ -127,9 +126,9 @@ def test_a_study_has_one_run_and_a_trial_taken_over_too(experiment_id):
 
 
 def test_a_clip_may_have_any_name(experiment_id, tmp_path):
-    run = clip_run(tmp_path, "söme (clip)", 20.0, adapted=False)
+    run = outcome_of(tmp_path, "söme (clip)", 20.0, adapted=False)
     with tracked_run(experiment_id, "baseline", "baseline"):
-        log_clip_runs([run], {run.clip.clip_id: np.zeros((2, 2, 3), np.uint8)})
+        log_outcomes([run], {run.clip.clip_id: np.zeros((2, 2, 3), np.uint8)})
     assert [path.name[:12] for path in tmp_path.rglob("images/*.png")] == ["s_me _clip_+"]
 
 

@@ -50,7 +50,8 @@ class Backbone(Protocol):
     The module of a model, ``lora_tta.backbones.<name>``, has a function ``load`` of the type :class:`Load`.
 
     Attributes:
-        network: the denoising network, to which a method of adaptation attaches its parameters.
+        network: the denoising network, to which a method of adaptation attaches its parameters; a diffusers
+            model with PEFT's mixin.
         device: where it computes.
         dtype: of its weights.
     """

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from lora_tta.cache.keys import digest
 from lora_tta.cache.leases import Leases
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 KEY_NAME, CONTENT_NAME = "key.json", "content.json"
 # Folders of the store beside the kinds of entries.
 LEASES, LOCKS, PARTIAL, TRASH = "leases", "locks", "partial", "trash"
+RESERVED = (LEASES, LOCKS, PARTIAL, TRASH)
 # Whoever holds the lock on the whole store lets go of it within a millisecond or so.
 POLL_SECONDS = 0.002
 
@@ -60,28 +61,35 @@ class ContentCache:
         entry = self.root / kind / digest(key)
         if not entry.exists():
             return None
-        with self._housekeeping():
-            if not (entry / CONTENT_NAME).exists():
-                self._drop(entry)
-                return None
-            self._leases.add(entry)
-            os.utime(entry / CONTENT_NAME)
-        damage = self._damage(entry)
-        if damage is None:
-            return entry
-        logger.warning("cache: %s %s is damaged (%s): it is computed again", kind, entry.name[:10], damage)
-        with self._housekeeping():
-            self._drop(entry)
-        self._empty_trash()
-        return None
+        with self.leasing():
+            with self._housekeeping():
+                identity = _inode(entry)
+                if identity is None:
+                    return None
+                self._leases.add(entry)
+                if (entry / CONTENT_NAME).exists():
+                    os.utime(entry / CONTENT_NAME)
+            damaged = self._damaged_file(entry)
+            if damaged is None:
+                return entry
+            logger.warning(
+                "cache: %s %s is damaged (%s): it is computed again", kind, entry.name[:10], damaged
+            )
+            with self._housekeeping():
+                # Another process may have dropped it meanwhile, and made it anew.
+                if _inode(entry) == identity:
+                    self._drop(entry)
+            self._empty_trash()
+            return None
 
     def fetch(self, kind: str, key: Mapping[str, Any], compute: Callable[[Path], None]) -> Path:
         """The entry's folder, filled by ``compute(folder)`` if it is not there yet."""
-        entry = self.find(kind, key)
-        if entry is not None:
-            return entry
-        with self.lock(key):
-            return self.find(kind, key) or self._add(kind, key, compute)
+        with self.leasing():
+            entry = self.find(kind, key)
+            if entry is not None:
+                return entry
+            with self.lock(key):
+                return self.find(kind, key) or self._add(kind, key, compute)
 
     def lock(self, key: Mapping[str, Any]) -> FileLock:
         """A context in which no other process works on ``key``; it ends with the process that holds it."""
@@ -108,7 +116,7 @@ class ContentCache:
         for entry in self._entries():
             kind = entry.parent.name
             before = totals.get(kind, Usage(kind, 0, 0))
-            is_leased = f"{kind}/{entry.name}" in leased
+            is_leased = _name(entry) in leased
             totals[kind] = Usage(
                 kind, before.entries + 1, before.bytes + _folder_bytes(entry), before.leased + is_leased
             )
@@ -116,8 +124,8 @@ class ContentCache:
 
     def leftovers(self) -> Usage:
         """Number and size of the folders that killed processes left."""
-        folders = self._abandoned()
-        return Usage("leftovers", len(folders), sum(map(_folder_bytes, folders)))
+        sizes = [_folder_bytes(folder) for folder in self._abandoned()]
+        return Usage("leftovers", len(sizes), sum(sizes))
 
     def evict(self, max_bytes: int) -> int:
         """Remove leftovers, and the least recently used entries without a lease until ``max_bytes`` remain.
@@ -129,11 +137,11 @@ class ContentCache:
         used = sorted((_used_at(entry), entry) for entry in self._entries())
         sizes = {entry: _folder_bytes(entry) for _, entry in used}
         total, removed = sum(sizes.values()), 0
-        for _, entry in used:
+        for used_at, entry in used:
             if total <= max_bytes:
                 break
             with self._housekeeping():
-                if f"{entry.parent.name}/{entry.name}" in self._leases.held():
+                if _used_at(entry) != used_at or _name(entry) in self._leases.held():
                     continue
                 removed += self._drop(entry)
             total -= sizes[entry]
@@ -169,7 +177,7 @@ class ContentCache:
             self._bytes = self._total_bytes()
         return entry
 
-    def _damage(self, entry: Path) -> str | None:
+    def _damaged_file(self, entry: Path) -> str | None:
         """The first file of an entry that is not as it was written, None if all are.
 
         Files of the size and time stamp at their last check by this process are not read again.
@@ -191,32 +199,32 @@ class ContentCache:
         """Move an entry to the trash; the caller holds the lock on the store."""
         trash = self.root / TRASH
         trash.mkdir(parents=True, exist_ok=True)
+        self._checked.pop(entry, None)
         try:
             entry.rename(trash / f"{entry.name}-{os.urandom(4).hex()}")
         except FileNotFoundError:
             return False
-        self._checked.pop(entry, None)
         return True
 
     def _empty_trash(self) -> None:
-        shutil.rmtree(self.root / TRASH, ignore_errors=True)
+        # The folder itself stays: another process may be moving an entry into it.
+        for folder in _folders(self.root / TRASH):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _remove_leftovers(self) -> None:
         for folder in self._abandoned():
             shutil.rmtree(folder, ignore_errors=True)
         self._leases.remove_dead()
 
-    def _abandoned(self) -> list[Path]:
-        """Unfinished entries whose key nobody works on, and the trash."""
-        found = [*(self.root / TRASH).glob("*")]
-        for partial in (self.root / PARTIAL).glob("*"):
-            lock = FileLock(self.root / LOCKS / f"{partial.name}.lock", timeout=0)
+    def _abandoned(self) -> Iterator[Path]:
+        """The trash, and unfinished entries whose key nobody works on, or begins to until the next one."""
+        yield from _folders(self.root / TRASH)
+        for partial in _folders(self.root / PARTIAL):
             try:
-                with lock:
-                    found.append(partial)
-            except TimeoutError:
+                with FileLock(self.root / LOCKS / f"{partial.name}.lock", timeout=0):
+                    yield partial
+            except Timeout:
                 continue
-        return found
 
     @contextmanager
     def _housekeeping(self) -> Iterator[None]:
@@ -229,11 +237,12 @@ class ContentCache:
         return sum(usage.bytes for usage in self.usage())
 
     def _entries(self) -> list[Path]:
-        return [
-            path.parent
-            for path in self.root.glob(f"*/*/{CONTENT_NAME}")
-            if path.parts[-3] not in (PARTIAL, TRASH)
-        ]
+        kinds = [folder for folder in _folders(self.root) if folder.name not in RESERVED]
+        return [entry for kind in kinds for entry in _folders(kind) if (entry / CONTENT_NAME).exists()]
+
+
+def _name(entry: Path) -> str:
+    return f"{entry.parent.name}/{entry.name}"
 
 
 def _content(folder: Path) -> dict[str, str]:
@@ -241,13 +250,44 @@ def _content(folder: Path) -> dict[str, str]:
 
 
 def _stats(folder: Path) -> dict[str, tuple[int, int]]:
-    """Size and time stamp of every file of an entry by its name, apart from the file of hashes."""
-    stats = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != CONTENT_NAME:
-            stat = path.stat()
-            stats[path.relative_to(folder).as_posix()] = (stat.st_size, stat.st_mtime_ns)
-    return stats
+    """Size and time stamp of every file of an entry by its name.
+
+    The time stamp of the file of hashes is left out, since it tells when the entry was used.
+    """
+    return {
+        name: (stat.st_size, 0 if name == CONTENT_NAME else stat.st_mtime_ns)
+        for name, stat in _walk(folder, "")
+    }
+
+
+def _folder_bytes(folder: Path) -> int:
+    return sum(stat.st_size for _, stat in _walk(folder, ""))
+
+
+def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Names and states of all files below a folder, which other processes may be removing."""
+    try:
+        for item in sorted(os.scandir(folder), key=lambda item: item.name):
+            if item.is_dir():
+                yield from _walk(Path(item), f"{prefix}{item.name}/")
+            else:
+                yield f"{prefix}{item.name}", item.stat()
+    except FileNotFoundError:
+        return
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        return sorted(Path(item) for item in os.scandir(folder) if item.is_dir())
+    except FileNotFoundError:
+        return []
+
+
+def _inode(folder: Path) -> int | None:
+    try:
+        return folder.stat().st_ino
+    except FileNotFoundError:
+        return None
 
 
 def _used_at(entry: Path) -> float:
@@ -255,13 +295,3 @@ def _used_at(entry: Path) -> float:
         return (entry / CONTENT_NAME).stat().st_mtime
     except FileNotFoundError:  # removed by another process just now
         return 0.0
-
-
-def _folder_bytes(folder: Path) -> int:
-    total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:
-            continue
-    return total

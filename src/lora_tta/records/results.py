@@ -135,9 +135,9 @@ def write_results(folder: Path, results: Sequence[ClipResult]) -> None:
 
 
 def write_costs(path: Path, results: Sequence[ClipResult]) -> None:
-    """Write the table of costs."""
+    """Write the table of costs; clips whose costs are unknown are left out."""
     columns = ["clip_id", "work", "device", *COST_COLUMNS]
-    rows = [{name: getattr(result, name) for name in columns} for result in results]
+    rows = [{name: getattr(result, name) for name in columns} for result in results if result.device]
     write_csv(path, pd.DataFrame(rows, columns=columns))
 
 

@@ -22,7 +22,7 @@ from lora_tta.report.dvc_plots import clip_differences, frame_curve, loss_curve
 
 @dataclass(frozen=True)
 class ClipVideos:
-    """Three H.264 MP4 files of one clip, each with all 65 frames."""
+    """Three H.264 MP4 files of one clip, each with all of its frames."""
 
     target: Path
     baseline: Path
@@ -37,7 +37,7 @@ class ReportContext:
         title: of the page.
         baseline: results without adaptation.
         adapted: results of the same clips with adaptation.
-        comparisons: as :func:`lora_tta.records.results.compare` returns them.
+        comparisons: as :func:`lora_tta.evaluation.comparison.compare` returns them.
         videos: by ``clip_id``; clips without videos are left out of the video section.
         max_videos: how many clips are shown with videos, spread evenly from the largest PSNR gain to the
             largest loss.
@@ -71,7 +71,7 @@ class ReportContext:
 
 
 def write_report(path: Path, context: ReportContext) -> None:
-    """Write the report as one HTML file that needs no network and no other file.
+    """Write the report as one HTML file that needs no network, and only for costs another file.
 
     Raises:
         UserError: the two sides hold different clips or metrics.

@@ -20,18 +20,19 @@ class MethodSlot:
 
     def __init__(self, backbone: "Backbone"):
         self._backbone = backbone
+        self._params: MethodParams | None = None
         self._held: AdaptationMethod | None = None
 
     def put(self, params: MethodParams) -> "AdaptationMethod":
-        """The method that the settings name; another method that is attached is detached."""
-        method = import_module(method_module(params.name)).Method(self._backbone, params)
-        if type(self._held) is not type(method):
+        """The method with these settings: the one that is there, or a new one in its place."""
+        if self._held is None or params != self._params:
             self.clear()
-        self._held = method
-        return method
+            self._held = import_module(method_module(params.name)).Method(self._backbone, params)
+            self._params = params
+        return self._held
 
     def clear(self) -> None:
         """Leave the model without adaptation."""
         if self._held is not None:
             self._held.detach()
-        self._held = None
+        self._held = self._params = None
