@@ -13,7 +13,9 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
+from small_search import claim_point
 
+from lora_tta.config import Params, load_params
 from lora_tta.search.study import open_study
 from lora_tta.stages.paths import STUDY
 
@@ -53,13 +55,12 @@ def ask(url: str) -> dict:
 
 
 def test_the_dashboard_opens_on_the_stored_study(dashboard, tmp_path, with_search):
-    params = with_search(n_trials=3)
+    values = with_search(n_trials=3).model_dump()
+    values["cache"]["path"] = tmp_path / load_params(REPOSITORY / "params.yaml").cache.path
+    params = Params.model_validate(values)
     study = open_study(tmp_path / STUDY, params, {})
     for value in (15.0, 17.0, 16.0):
-        trial = study.ask()
-        for name, choices in params.search.space.items():
-            trial.suggest_categorical(name, choices)
-        study.tell(trial, value)
+        study.tell(claim_point(study, params.search), value)
     address = dashboard()
     (summary,) = ask(f"{address}/api/studies")["study_summaries"]
     assert summary["study_name"] == study.study_name

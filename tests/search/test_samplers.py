@@ -2,25 +2,33 @@ import itertools
 
 import optuna
 import pytest
+from optuna.trial import TrialState
+from small_search import claim_point
 
 from lora_tta.search.samplers import PRUNERS, SAMPLERS, build_pruner, build_sampler
 
 
-def points(search, count, sampler_of=None):
-    """Points of ``count`` trials, each with a sampler of its own as the workers do."""
+def points(search, count, failing=False):
+    """Points of ``count`` trials, each with a sampler of its own as the workers do; all fail on demand."""
     study = optuna.create_study()
     for number in range(count):
         study.sampler = build_sampler(search, seed=number)
-        trial = study.ask()
-        for name, choices in search.space.items():
-            trial.suggest_categorical(name, choices)
-        study.tell(trial, trial.params["rank"] + trial.params["num_steps"])
+        trial = claim_point(study, search)
+        if failing:
+            study.tell(trial, state=TrialState.FAIL)
+        else:
+            study.tell(trial, trial.params["rank"] + trial.params["num_steps"])
     return [tuple(trial.params.items()) for trial in study.trials]
 
 
 @pytest.mark.parametrize("sampler", ["grid", *SAMPLERS])
 def test_every_sampler_covers_the_space_without_repetition(with_search, sampler):
     assert len(set(points(with_search(sampler=sampler).search, 12))) == 12
+
+
+@pytest.mark.parametrize("sampler", ["grid", *SAMPLERS])
+def test_a_failed_point_is_never_suggested_again(with_search, sampler):
+    assert len(set(points(with_search(sampler=sampler).search, 12, failing=True))) == 12
 
 
 @pytest.mark.parametrize("sampler", ["grid", *SAMPLERS])
@@ -51,9 +59,7 @@ def test_half_a_point_is_completed_to_one_that_no_trial_has(with_search, seed):
     for learning_rate, num_steps in taken:
         point = {"rank": rank, "learning_rate": learning_rate, "num_steps": num_steps}
         study.enqueue_trial(point)
-        other = study.ask()
-        for name, choices in space.items():
-            other.suggest_categorical(name, choices)
+        claim_point(study, search)
     study.sampler = build_sampler(search, seed)
     completed = optuna.Trial(study, half._trial_id)
     point = [completed.suggest_categorical(name, choices) for name, choices in space.items()]

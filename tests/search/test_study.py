@@ -1,10 +1,10 @@
 import optuna
 import pytest
 from optuna.trial import TrialState
+from small_search import claim_point, fail, finish
 
 from lora_tta.errors import UserError
 from lora_tta.search.study import (
-    CLIPS_ATTRIBUTE,
     JOURNAL,
     MEANS_ATTRIBUTE,
     best_trial,
@@ -12,16 +12,6 @@ from lora_tta.search.study import (
     open_study,
     trial_table,
 )
-
-
-def finish(study, search, values, **tell):
-    for value in values:
-        trial = study.ask()
-        for name, choices in search.space.items():
-            trial.suggest_categorical(name, choices)
-        trial.set_user_attr(MEANS_ATTRIBUTE, {"psnr": value})
-        trial.set_user_attr(CLIPS_ATTRIBUTE, 1)
-        study.tell(trial, **(tell or {"values": value}))
 
 
 def test_the_study_survives_and_is_resumed(tmp_path, with_search):
@@ -73,13 +63,51 @@ def test_pruned_and_infeasible_trials_are_not_the_best_while_there_are_others(tm
     params = with_search()
     study = open_study(tmp_path, params, {})
     finish(study, params.search, [1])
-    broken = study.ask()
-    for name, choices in params.search.space.items():
-        broken.suggest_categorical(name, choices)
+    broken = claim_point(study, params.search)
     broken.set_constraint("adapt_seconds_per_clip", 2.0)
     study.tell(broken, 9)
     finish(study, params.search, [8], state=TrialState.PRUNED)
     assert best_trial(study, 3).value == 1
+
+
+def test_a_failed_trial_is_never_the_best(tmp_path, with_search):
+    params = with_search(objectives=[{"metric": "psnr", "direction": "minimize"}])
+    study = open_study(tmp_path, params, {})
+    fail(study, params.search, "the training loss is nan at step 2")
+    finish(study, params.search, [20])
+    assert best_trial(study, 2).number == 1
+
+
+def test_without_a_completed_trial_the_error_gives_the_first_reason(tmp_path, with_search):
+    params = with_search()
+    study = open_study(tmp_path, params, {})
+    for reason in ("the training loss is nan at step 2", "RuntimeError: no space left"):
+        fail(study, params.search, reason)
+    with pytest.raises(UserError, match="every trial .* failed, .* the training loss is nan at step 2"):
+        best_trial(study, 2)
+
+
+def test_a_study_of_pruned_trials_alone_says_what_to_change(tmp_path, with_search):
+    params = with_search()
+    study = open_study(tmp_path, params, {})
+    finish(study, params.search, [1, 2], state=TrialState.PRUNED)
+    with pytest.raises(UserError, match=r"set search\.pruner to none"):
+        best_trial(study, 2)
+
+
+def test_the_table_names_failures_and_holds_costs_on_demand(tmp_path, with_search):
+    params = with_search()
+    study = open_study(tmp_path, params, {})
+    fail(study, params.search, "the training loss is nan at step 2")
+    trial = claim_point(study, params.search)
+    trial.set_user_attr(MEANS_ATTRIBUTE, {"psnr": 20.0, "adapt_seconds_per_clip": 3.0})
+    study.tell(trial, 20.0)
+    table = trial_table(finished_trials(study, 2))
+    assert list(table["state"]) == ["fail", "complete"]
+    assert list(table["failure"].fillna("")) == ["the training loss is nan at step 2", ""]
+    assert list(table["psnr"].fillna(0)) == [0, 20]
+    assert "adapt_seconds_per_clip" not in table
+    assert trial_table(finished_trials(study, 2), with_costs=True)["adapt_seconds_per_clip"][1] == 3
 
 
 def test_an_unreachable_database_is_one_line(tmp_path, with_search):

@@ -7,16 +7,20 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 
 from lora_tta.data.video import write_video
+from lora_tta.errors import FailedWork
 from lora_tta.records.clips import Clip
 from lora_tta.records.metric_table import ClipMetrics
 from lora_tta.records.outcome import ClipOutcome
 from lora_tta.records.results import ClipResult
 from lora_tta.tracking.mlflow_runs import (
+    BEST_TAG,
     log_outcomes,
     log_settings,
+    log_study,
     open_experiment,
     open_study_run,
     open_trial_run,
@@ -132,10 +136,52 @@ def test_a_clip_may_have_any_name(experiment_id, tmp_path):
     assert [path.name[:12] for path in tmp_path.rglob("images/*.png")] == ["s_me _clip_+"]
 
 
-def test_a_run_that_raises_is_failed(experiment_id):
-    with pytest.raises(RuntimeError), tracked_run(experiment_id, "trial", "trial") as run_id:
-        raise RuntimeError
-    assert mlflow.MlflowClient().get_run(run_id).info.status == "FAILED"
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (FailedWork("the training loss is nan at step 2"), "the training loss is nan at step 2"),
+        (RuntimeError("no space\nleft"), "RuntimeError: no space left"),
+    ],
+)
+def test_a_run_that_raises_is_failed_and_shows_the_reason(experiment_id, error, reason):
+    with pytest.raises(type(error)), tracked_run(experiment_id, "trial", "trial") as run_id:
+        raise error
+    run = mlflow.MlflowClient().get_run(run_id)
+    assert run.info.status == "FAILED"
+    assert run.data.tags["lora_tta.failure"] == reason
+    assert reason in run.data.tags["mlflow.note.content"]
+    assert run.data.tags["lora_tta.state"] == "failed"
+
+
+def test_the_best_trial_is_tagged_and_its_adapters_become_the_best_version_of_the_model(
+    experiment_id, params, tmp_path
+):
+    study = open_study_run(experiment_id, "study")
+    run_ids = [
+        open_trial_run(experiment_id, f"trial {number}", f"study/{number}", study) for number in (0, 1)
+    ]
+    for run_id in run_ids:
+        with tracked_run(experiment_id, "trial", "trial", run_id=run_id):
+            pass
+    trials = pd.DataFrame({"trial": [0, 1], "psnr": [20.0, 21.0]})
+    client, name = mlflow.MlflowClient(), params.tracking.experiment
+    for best in (0, 1):  # as when a longer study has found a better one
+        log_study(experiment_id, "study", f"study/{best}", {"rank": 4}, trials, {})
+        tagged = client.search_runs([experiment_id], f"tags.`{BEST_TAG}` = 'study'")
+        assert [run.info.run_id for run in tagged] == [run_ids[best]]
+        assert client.get_model_version_by_alias(name, "best").run_id == run_ids[best]
+    run = client.get_run(study)
+    assert run.data.tags["best.run"] == run_ids[1]
+    assert run.data.tags["best.rank"] == "4"
+    assert run.data.metrics["trials"] == 2
+    assert run.info.status == "FINISHED"
+
+
+def test_a_study_whose_best_trial_has_no_run_is_logged_all_the_same(experiment_id, caplog):
+    study = open_study_run(experiment_id, "study")
+    log_study(experiment_id, "study", "study/0", {"rank": 4}, pd.DataFrame({"trial": [0]}), {})
+    assert mlflow.MlflowClient().get_run(study).info.status == "FINISHED"
+    assert "no run of the best trial, study/0" in caplog.text
 
 
 def test_the_experiment_is_found_again(experiment_id, params):
@@ -148,14 +194,12 @@ def test_a_process_killed_while_it_makes_the_database_leaves_nothing_in_the_way(
         "open_experiment; open_experiment(TrackingParams.model_validate_json(sys.argv[1]))"
     )
     database = Path(params.tracking.uri.removeprefix("sqlite:///"))
-    partial = database.with_name(f".{database.name}.partial")
     victim = subprocess.Popen([sys.executable, "-c", command, params.tracking.model_dump_json()])
     # Past the first tables, before the last.
-    while not (partial.exists() and partial.stat().st_size > 20_000):
+    while not any(partial.stat().st_size > 20_000 for partial in database.parent.glob(".*.partial.db")):
         assert victim.poll() is None
     victim.kill()
     victim.wait()
     assert not database.exists()
     open_experiment(params.tracking)
     assert database.exists()
-    assert not partial.exists()

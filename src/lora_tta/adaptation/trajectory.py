@@ -155,7 +155,8 @@ def _adapt(
         method.restore(start.parameters)
         optimizer.load_state_dict(start.optimizer["optimizer"])
         schedule.load_state_dict(start.optimizer["schedule"])
-        losses, snapshot = list(start.losses), start
+        losses.extend(start.losses)
+        snapshot = start
 
     stops = {step for step in save_at if step < params.num_steps} | {params.num_steps}
     backbone.recompute_activations(conditioning, recompute)

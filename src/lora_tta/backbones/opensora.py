@@ -1,7 +1,7 @@
 """Open-Sora v2.0 (https://arxiv.org/abs/2503.09642), continuing a clip in the mode ``v2v_head``."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from lora_tta.models.packing import (
     prepare_img_ids,
     prepare_txt_ids,
 )
-from lora_tta.models.pipeline import OpenSoraContinuationPipeline
+from lora_tta.models.pipeline import OpenSoraContinuationPipeline, OpenSoraPipelineOutput
 from lora_tta.models.scheduling import add_noise, shift_timesteps, time_shift_alpha, velocity_target
 from lora_tta.models.speed.acceleration import accelerate
 from lora_tta.models.transformer import OpenSoraTransformer3DModel
@@ -160,7 +160,8 @@ class OpenSoraBackbone:
             last.update(tensors)
             return {}
 
-        frames = self.pipeline(
+        inputs: dict[str, Any] = dict(conditioning.tensors)
+        output = self.pipeline(
             mode=MODE,
             height=height,
             width=width,
@@ -172,8 +173,9 @@ class OpenSoraBackbone:
             generator=torch.Generator().manual_seed(seed),
             output_type="np",
             callback_on_step_end=keep,
-            **conditioning.tensors,
-        ).frames[0]
+            **inputs,
+        )
+        frames = cast(np.ndarray, cast(OpenSoraPipelineOutput, output).frames[0])
         # Decoded values are clamped to [0, 1], so infinite ones would not be seen in the frames.
         if not (torch.isfinite(last["latents"]).all() and np.isfinite(frames).all()):
             raise FailedWork("the generated frames are not finite")

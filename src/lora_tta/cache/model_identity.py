@@ -7,6 +7,7 @@ The identity of a folder is the hash that DVC gives it, the MD5 of the list of i
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def hash_folder(folder: Path, files: list[Path], num_bytes: int) -> str:
             {"md5": value, "relpath": path.relative_to(folder).as_posix()}
             for path, value in zip(files, readers.map(hash_file, files), strict=True)
         ]
-    entries.sort(key=lambda entry: entry["relpath"].split("/"))
+    entries.sort(key=itemgetter("relpath"))
     listing = json.dumps(entries, sort_keys=True).encode()
     return f"{hashlib.md5(listing, usedforsecurity=False).hexdigest()}.dir"
 

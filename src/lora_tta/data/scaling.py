@@ -73,7 +73,10 @@ class RGBConverter:
 
     def __init__(self, height: int, width: int):
         template = av.VideoFrame(width, height, "rgb24")
-        steps = [("scale", f"{_SCALING}:{_output_colours(BT709)}"), ("format", "yuv420p")]
+        steps: list[tuple[str, ...]] = [
+            ("scale", f"{_SCALING}:{_output_colours(BT709)}"),
+            ("format", "yuv420p"),
+        ]
         self._graph = _filter_graph(template, steps, _RGB, ColorRange.JPEG)
 
     def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
@@ -117,9 +120,10 @@ def _output_colours(colorspace: int) -> str:
 
 def _upright(rotation: int) -> list[tuple[str, ...]]:
     """Filters that turn a frame by ``rotation`` degrees counter-clockwise, to the nearest right angle."""
-    return {
+    filters: dict[int, list[tuple[str, ...]]] = {
         0: [],
         1: [("transpose", "cclock")],
         2: [("hflip",), ("vflip",)],
         3: [("transpose", "clock")],
-    }[round(rotation / 90) % 4]
+    }
+    return filters[round(rotation / 90) % 4]

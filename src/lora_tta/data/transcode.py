@@ -154,9 +154,11 @@ def resample(
     rate drops frames, a lower one repeats them, and no frame is shown before its time.
     """
     index, end = start, start + num_frames
-    origin = previous = None
+    origin: Fraction | None = None
+    previous: av.VideoFrame | None = None
+    last_time = Fraction(0)
     for frame in frames:
-        time = frame.pts * frame.time_base
+        time = _time_of(frame)
         origin = time if origin is None else origin
         while previous is not None and index < end and Fraction(index, fps) + _TIME_TOLERANCE < time - origin:
             yield previous
@@ -164,11 +166,18 @@ def resample(
         if index == end:
             return
         previous, last_time = frame, time
-    while previous is not None and index < end:
+    while previous is not None and origin is not None and index < end:
         if Fraction(index, fps) + _TIME_TOLERANCE >= last_time - origin + timing.frame_interval:
             return
         yield previous
         index += 1
+
+
+def _time_of(frame: av.VideoFrame) -> Fraction:
+    """Presentation time in seconds."""
+    if frame.pts is None or frame.time_base is None:
+        raise ValueError("a frame has no time stamp")
+    return frame.pts * frame.time_base
 
 
 def _decode_window(
@@ -188,7 +197,7 @@ def _decode_window(
                 scaled.append(scaler(frame))
     except (av.FFmpegError, OSError, ValueError) as error:
         raise _RejectedError(Reason.UNREADABLE, _one_line(error)) from None
-    if len(scaled) < NUM_FRAMES:
+    if scaler is None or len(scaled) < NUM_FRAMES:
         raise _RejectedError(Reason.UNREADABLE, f"decoding ends after {len(scaled)} of {NUM_FRAMES} frames")
     return scaled, scaler.colorspace
 

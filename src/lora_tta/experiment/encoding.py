@@ -36,7 +36,7 @@ def encode_clip(model: LazyModel, cache: ContentCache, clips_folder: Path, clip:
     key = {
         **model.environment,
         "code": code_version(READING, backbone_module(model.params.backbone)),
-        "frames": hashlib.sha256(frames).hexdigest(),
+        "frames": hashlib.sha256(frames.tobytes()).hexdigest(),
         "size": frames.shape[1:3],
         "caption": clip.caption,
     }

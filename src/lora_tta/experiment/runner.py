@@ -165,6 +165,7 @@ class ClipRunner:
             save_at=self._snapshot_steps,
             start=start,
         )
+        entry = Path()
         for snapshot in snapshots:
             key = work.adapter_key(snapshot.num_steps)
             self.cache.fetch("optimizer", key, snapshot.save_optimizer)

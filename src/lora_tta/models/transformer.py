@@ -166,7 +166,7 @@ class OpenSoraJointAttention(OpenSoraSelfAttention):
         super().fuse_projections()
         self.to_added_qkv = StackedLinears([self.add_q_proj, self.add_k_proj, self.add_v_proj])
 
-    def forward(
+    def forward(  # pyrefly: ignore[bad-override-param-name, bad-override]
         self, hidden_states: Tensor, encoder_hidden_states: Tensor, rotary_emb: RotaryEmbedding
     ) -> tuple[Tensor, Tensor]:
         """Map video (B, N, H * D) and text (B, L, H * D) tokens to new ones of the same shapes."""

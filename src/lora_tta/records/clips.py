@@ -4,6 +4,7 @@ import csv
 from collections import defaultdict
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import get_type_hints
 
 from lora_tta.errors import UserError
 from lora_tta.files import atomic
@@ -65,7 +66,8 @@ def read_manifest(folder: Path) -> list[Clip]:
         UserError: there is no manifest, or it is not one this version writes.
     """
     path = folder / MANIFEST_NAME
-    columns = {field.name: field.type for field in fields(Clip)}
+    types = get_type_hints(Clip)
+    columns: dict[str, type] = {field.name: types[field.name] for field in fields(Clip)}
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = csv.DictReader(file)

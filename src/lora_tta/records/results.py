@@ -116,8 +116,8 @@ def mean_costs(results: Sequence[ClipResult]) -> dict[str, float]:
     if any(result.device is None for result in results):
         return {}
     values = (
-        float(np.mean([result.adapt_seconds for result in results])),
-        float(np.mean([result.generate_seconds for result in results])),
+        float(np.mean([result.adapt_seconds or 0.0 for result in results])),
+        float(np.mean([result.generate_seconds or 0.0 for result in results])),
         max(result.peak_memory_bytes or 0 for result in results) / 2**20,
     )
     return dict(zip((cost.name for cost in COSTS), values, strict=True))
@@ -153,7 +153,7 @@ def read_results(folder: Path, costs: Path | None = None) -> list[ClipResult]:
         UserError: a table is missing.
     """
     clips, frames, losses = (_read_table(folder / f"{name}.csv") for name in ("clips", "frames", "losses"))
-    names = in_table_order(list(clips))
+    names = in_table_order([str(column) for column in clips])
     frames_by_clip = dict(list(frames.groupby("clip_id")))
     losses_by_clip = dict(list(losses.groupby("clip_id")["loss"]))
     costs_by_work = _read_costs(costs)
@@ -171,7 +171,7 @@ def read_results(folder: Path, costs: Path | None = None) -> list[ClipResult]:
                 summary={name: float(row[name]) for name in names},
             ),
             losses=tuple(losses_by_clip[row["clip_id"]]) if row["clip_id"] in losses_by_clip else (),
-            **costs_by_work.get((row["clip_id"], row["work"]), {}),
+            **costs_by_work.get((str(row["clip_id"]), str(row["work"])), {}),
         )
         for row in clips.to_dict("records")
     ]

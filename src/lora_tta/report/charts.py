@@ -112,7 +112,7 @@ def difference_chart(differences: Mapping[str, float], direction: Direction, dec
         for index, (clip_id, value) in enumerate(ordered)
     ]
     return BarChart(
-        Axes([], _ticks(y_ticks, y_scale)), bars, round(zero, 2), round(y_scale(np.mean(values)), 2)
+        Axes([], _ticks(y_ticks, y_scale)), bars, round(zero, 2), round(y_scale(float(np.mean(values))), 2)
     )
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -117,14 +118,16 @@ def _difference_chart(context: ReportContext, name: str) -> BarChart:
 
 def _frame_chart(context: ReportContext, name: str) -> LineChart:
     curve = frame_curve(context.baseline, context.adapted, name)
-    return line_chart(curve["frame"].tolist(), {side: curve[side] for side in ("baseline", "adapted")})
+    return line_chart(
+        curve["frame"].tolist(), {side: curve[side].tolist() for side in ("baseline", "adapted")}
+    )
 
 
 def _loss_chart(adapted: Sequence[ClipResult]) -> LineChart | None:
     losses = loss_curve(adapted)
     if losses.empty:
         return None
-    curves = {name: losses[name] for name in ("quartile_1", "quartile_3", "mean")}
+    curves = {name: losses[name].tolist() for name in ("quartile_1", "quartile_3", "mean")}
     return line_chart(losses["step"].tolist(), curves)
 
 
@@ -182,7 +185,7 @@ def _number(value: float, decimals: int, sign: str = "-") -> str:
     return f"{value:{sign}.{decimals}f}".replace("-", "\N{MINUS SIGN}")
 
 
-def _cell(value: object) -> str:
+def _cell(value: Any) -> str:
     """A setting or a cell of the trials table; numbers short, lists plain, nothing for a missing value."""
     if isinstance(value, list | tuple):
         return ", ".join(map(_cell, value))

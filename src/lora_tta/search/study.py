@@ -11,6 +11,7 @@ import pandas as pd
 from filelock import FileLock
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import FrozenTrial, TrialState
 
 from lora_tta.cache.keys import digest
@@ -27,7 +28,7 @@ MEANS_ATTRIBUTE, CLIPS_ATTRIBUTE, FAILURE_ATTRIBUTE = "means", "clips", "failure
 FINISHED_STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
-class JournalLock:
+class JournalLock(BaseJournalFileLock):
     """A lock on a journal file that ends with the process that holds it, and repairs a torn last line.
 
     Optuna's own locks are files that a killed process leaves behind for half a minute; and a line cut
@@ -146,7 +147,14 @@ def best_trial(study: optuna.Study, limit: int) -> FrozenTrial:
             if reasons
             else "no trial of the study was completed: set search.pruner to none"
         )
-    return min(complete, key=lambda trial: (not is_feasible(trial), sign * trial.values[0], trial.number))
+    return min(complete, key=lambda trial: (not is_feasible(trial), sign * values_of(trial)[0], trial.number))
+
+
+def values_of(trial: FrozenTrial) -> list[float]:
+    """The values of a complete trial, one for each objective."""
+    if trial.values is None:
+        raise ValueError(f"trial {trial.number} has no values")
+    return trial.values
 
 
 def failure_of(trial: FrozenTrial) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lora_tta.errors import UserError
@@ -42,7 +42,9 @@ def restore_study(study: optuna.Study, folder: Path, space: Mapping[str, Sequenc
     path = folder / f"{study.study_name}.json"
     if not path.exists():
         return
-    distributions = {name: CategoricalDistribution(choices) for name, choices in space.items()}
+    distributions: dict[str, BaseDistribution] = {
+        name: CategoricalDistribution(choices) for name, choices in space.items()
+    }
     try:
         trials = [_restored(values, distributions) for values in json.loads(path.read_text())["trials"]]
     except (ValueError, KeyError, TypeError) as error:
@@ -68,9 +70,7 @@ def _exported(trial: FrozenTrial) -> dict[str, Any]:
     }
 
 
-def _restored(
-    values: Mapping[str, Any], distributions: dict[str, optuna.distributions.BaseDistribution]
-) -> FrozenTrial:
+def _restored(values: Mapping[str, Any], distributions: dict[str, BaseDistribution]) -> FrozenTrial:
     return create_trial(
         state=TrialState[values["state"]],
         params=values["params"],

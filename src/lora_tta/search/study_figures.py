@@ -6,6 +6,8 @@ from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import TrialState
 from plotly.graph_objects import Figure
 
+from lora_tta.search.study import values_of
+
 
 def study_figures(study: optuna.Study, metrics: list[str]) -> dict[str, Figure]:
     """Figures by name, for a study whose objectives are ``metrics``.
@@ -23,7 +25,7 @@ def study_figures(study: optuna.Study, metrics: list[str]) -> dict[str, Figure]:
         )
     elif len(metrics) in (2, 3):
         figures["pareto_front"] = visualization.plot_pareto_front(study, target_names=metrics)
-    if len({trial.values[0] for trial in complete}) > 1:
+    if len({values_of(trial)[0] for trial in complete}) > 1:
         figures["importances"] = visualization.plot_param_importances(
             study, FanovaImportanceEvaluator(seed=0), target=target, target_name=metrics[0]
         )

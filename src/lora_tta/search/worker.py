@@ -131,7 +131,7 @@ class Worker:
         try:
             with tracked_run(experiment_id, name, "trial", run_id=run_id), self.runner.cache.leasing():
                 log_settings(
-                    point_of(trial)
+                    dict(point_of(trial))
                     | {"adaptation": self.params.adaptation.at(point_of(trial)).model_dump(mode="json")}
                     | self.params.model_dump(mode="json", include={"generation", "model"})
                 )

@@ -50,6 +50,7 @@ def _conclude(params: Params, clips: Sequence[Clip]) -> None:
         open_study,
         trial_key,
         trial_table,
+        values_of,
     )
     from lora_tta.search.study_export import export_study
     from lora_tta.search.study_figures import study_figures
@@ -77,7 +78,7 @@ def _conclude(params: Params, clips: Sequence[Clip]) -> None:
         "failed": len(failed),
         "trial": best.number,
         "point": best.params,
-        "objectives": dict(zip(metrics, best.values, strict=True)),
+        "objectives": dict(zip(metrics, values_of(best), strict=True)),
     }
     figures = study_figures(study, metrics)
     export_study(study, trials, STUDY)

@@ -206,8 +206,11 @@ def log_outcomes(
             Metric(f"{name}_per_clip", value, 0, index) for name, value in result.metrics.summary.items()
         ]
     losses = loss_table(results).groupby("step")["loss"].mean()
-    metrics += [Metric("loss", float(loss), 0, step) for step, loss in losses.items()]
-    run_id = mlflow.active_run().info.run_id
+    metrics += [Metric("loss", float(loss), 0, int(str(step))) for step, loss in losses.items()]
+    run = mlflow.active_run()
+    if run is None:
+        raise RuntimeError("no run is active")
+    run_id = run.info.run_id
     for first in range(0, len(metrics), MAX_BATCH):
         mlflow.MlflowClient().log_batch(run_id, metrics=metrics[first : first + MAX_BATCH])
     mlflow.log_table(clip_table(results), "clips.json")

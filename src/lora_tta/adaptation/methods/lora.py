@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
@@ -79,7 +79,7 @@ class Method:
 
     def load(self, folder: Path) -> None:
         """Attach a saved adapter; rank, alpha and layers are those of its configuration."""
-        config = PeftConfig.from_pretrained(folder)
+        config = PeftConfig.from_pretrained(str(folder))
         if not self._holds(config):
             self._inject(config)
         self.restore(self.read(folder))
@@ -105,9 +105,9 @@ class Method:
 
 def _reset(layer: LoraLayer) -> None:
     # Drawn on the CPU in float32, so that a seed means the same adapter on every device and precision.
-    weight = layer.lora_A[ADAPTER].weight
-    initial = torch.empty(weight.shape)
+    down, up = (cast(nn.Linear, part[ADAPTER]).weight for part in (layer.lora_A, layer.lora_B))
+    initial = torch.empty(down.shape)
     nn.init.kaiming_uniform_(initial, a=5**0.5)
     with torch.no_grad():
-        weight.copy_(initial)
-        layer.lora_B[ADAPTER].weight.zero_()
+        down.copy_(initial)
+        up.zero_()
