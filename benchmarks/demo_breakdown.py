@@ -33,7 +33,7 @@ IMPORTS, OTHER = "imports", "other"
 # Kinds of work in the order in which they claim the wall clock, with the functions that do them.
 FUNCTIONS = {
     "model": [
-        "lora_tta.backbones.conditioning:encode_conditioning",
+        "lora_tta.backbones.opensora:OpenSoraBackbone.encode",
         "lora_tta.adaptation.trajectory:adapt",
         "lora_tta.generation.continuation:generate_continuation",
     ],
@@ -43,32 +43,36 @@ FUNCTIONS = {
         "lora_tta.data.video:read_video",
         "lora_tta.data.video:write_video",
     ],
-    "model loading": ["lora_tta.models.loading:load_pipeline"],
+    "model loading": ["lora_tta.backbones:load_backbone"],
     "metric set-up": ["lora_tta.evaluation.perceptual:load_perceptual_distance"],
     "MLflow": [
         "lora_tta.tracking.mlflow_runs:open_experiment",
         "lora_tta.tracking.mlflow_runs:open_study_run",
         "lora_tta.tracking.mlflow_runs:open_trial_run",
         "lora_tta.tracking.mlflow_runs:log_settings",
-        "lora_tta.tracking.mlflow_runs:log_clip_runs",
+        "lora_tta.tracking.mlflow_runs:log_running_mean",
+        "lora_tta.tracking.mlflow_runs:log_outcomes",
+        "lora_tta.tracking.mlflow_runs:tag_state",
         "lora_tta.tracking.mlflow_runs:log_study",
         "mlflow.tracking.fluent:start_run",
         "mlflow.tracking.fluent:end_run",
     ],
     "Optuna": [
         "lora_tta.search.study:open_study",
+        "lora_tta.search.study_export:export_study",
         "lora_tta.search.study_figures:study_figures",
         "lora_tta.search.worker:Worker._claim",
     ],
     "report": [
-        "lora_tta.records.results:compare",
+        "lora_tta.evaluation.comparison:compare",
         "lora_tta.report.dvc_plots:write_plots",
         "lora_tta.report.page:write_report",
+        "lora_tta.report.page:write_costs_script",
     ],
     "hashes": [
-        "lora_tta.cache.keys:folder_sha256",
-        "lora_tta.cache.keys:file_sha256",
         "lora_tta.cache.keys:code_version",
+        "lora_tta.cache.model_identity:model_identity",
+        "lora_tta.files:file_sha256",
     ],
 }
 KINDS = [*FUNCTIONS, IMPORTS, OTHER]

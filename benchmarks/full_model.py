@@ -17,12 +17,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLHunyuanVideo, FlowMatchEulerDiscreteScheduler
+from diffusers import AutoencoderKLHunyuanVideo
 from random_model import (
-    TINY_TRANSFORMER,
-    TINY_VAE,
     Timing,
-    build_model,
+    backbone_of,
+    build_transformer,
+    build_vae,
     measure_peak_flops,
     random_conditioning,
     time_once,
@@ -32,15 +32,14 @@ from random_model import (
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from lora_tta.adaptation.methods.lora import remove_adapter
+from lora_tta.adaptation.methods import MethodSlot
 from lora_tta.adaptation.trajectory import adapt
 from lora_tta.config import load_params
 from lora_tta.errors import UserError
-from lora_tta.models import OpenSoraContinuationPipeline, OpenSoraTransformer3DModel
+from lora_tta.models import OpenSoraTransformer3DModel
 from lora_tta.models.speed.acceleration import accelerate
 from lora_tta.models.vae import decode_latents, encode_video
 from lora_tta.peak_memory import PeakMemory
-from lora_tta.records.point import LoraSettings
 
 # Seconds of the published code at 192x336 on an H200 whose bf16 matrix products ran at 790 TFLOP/s.
 PUBLISHED_SIZE = (192, 336)
@@ -144,7 +143,9 @@ class Workload:
         arguments: argparse.Namespace,
     ) -> None:
         self.transformer, self.vae, self.device, self.arguments = transformer, vae, device, arguments
-        self.params = load_params().adaptation
+        self.backbone = backbone_of(transformer, vae)
+        self.methods = MethodSlot(self.backbone)
+        self.params = load_params().adaptation.at({"rank": arguments.rank, "learning_rate": 2e-4})
         size = (arguments.height, arguments.width)
         self.conditioning = random_conditioning(transformer, *size, arguments.text_length, device)
         self.latent_shape = ((arguments.frames - 1) // 4 + 1, *(length // 8 for length in size))
@@ -160,8 +161,8 @@ class Workload:
 
     def adapt(self, num_steps: int) -> None:
         """A fresh adapter for the clip, with its snapshot at the end."""
-        settings = LoraSettings(rank=self.arguments.rank, learning_rate=2e-4, num_steps=num_steps)
-        list(adapt(self.transformer, self.conditioning, settings, self.params, seed=0))
+        params = self.params.at({"num_steps": num_steps})
+        list(adapt(self.backbone, self.methods.put(params.method), self.conditioning, params, seed=0))
 
     @torch.no_grad()
     def predict(self, branches: int) -> None:
@@ -170,9 +171,7 @@ class Workload:
 
     def generate(self) -> None:
         """Sample a whole continuation and decode it."""
-        pipeline = OpenSoraContinuationPipeline(self.transformer, self.vae, FlowMatchEulerDiscreteScheduler())
-        pipeline.set_progress_bar_config(disable=True)
-        pipeline(
+        self.backbone.pipeline(
             num_frames=self.arguments.frames,
             num_inference_steps=self.arguments.num_inference_steps,
             output_type="latent" if self.vae is None else "pt",
@@ -192,7 +191,7 @@ def count_flops(workload: Workload) -> dict[str, float]:
         with FlopCounterMode(display=False) as counter:
             work()
         flops[name] = counter.get_total_flops()
-    remove_adapter(workload.transformer)
+    workload.methods.clear()
     return flops
 
 
@@ -208,7 +207,7 @@ def measure_transformer(workload: Workload, measurements: Measurements) -> None:
     name = "adaptation of 20 steps, with its snapshot"
     measurements.measure(name, lambda: workload.adapt(20), repeats=arguments.generations)
     measurements.measure(f"{THREE_BRANCHES}, with the adapter", lambda: workload.predict(3))
-    remove_adapter(workload.transformer)
+    workload.methods.clear()
 
 
 def measure_vae(workload: Workload, measurements: Measurements) -> None:
@@ -249,13 +248,9 @@ def main() -> None:
     torch.manual_seed(0)
     try:
         start = time.perf_counter()
-        transformer = build_model(
-            OpenSoraTransformer3DModel, TINY_TRANSFORMER if arguments.tiny else {}, device, dtype
-        )
+        transformer = build_transformer(arguments.tiny, device, dtype)
         build_seconds = time.perf_counter() - start
-        vae = None
-        if not arguments.no_decode:
-            vae = build_model(AutoencoderKLHunyuanVideo, TINY_VAE if arguments.tiny else {}, device, dtype)
+        vae = None if arguments.no_decode else build_vae(arguments.tiny, device, dtype)
     except UserError as error:
         raise SystemExit(f"error: {error}") from error
 

@@ -15,10 +15,8 @@ from pathlib import Path
 from threading import Event, Thread
 
 import torch
-from diffusers import AutoencoderKLHunyuanVideo, FlowMatchEulerDiscreteScheduler
-from random_model import TINY_TRANSFORMER, TINY_VAE, build_model, synchronize
+from random_model import backbone_of, build_transformer, build_vae, synchronize
 
-from lora_tta.models import OpenSoraContinuationPipeline, OpenSoraTransformer3DModel
 from lora_tta.models.loading import load_pipeline
 
 READ_BYTES = 16 * 2**20
@@ -27,12 +25,8 @@ SAMPLING_SECONDS = 0.02
 
 def write_checkpoint(folder: Path, device: torch.device, tiny: bool) -> None:
     """A pipeline folder in shards of 5 GB, flushed to the disk."""
-    transformer = build_model(
-        OpenSoraTransformer3DModel, TINY_TRANSFORMER if tiny else {}, device, torch.bfloat16
-    )
-    vae = build_model(AutoencoderKLHunyuanVideo, TINY_VAE if tiny else {}, device, torch.bfloat16)
-    scheduler = FlowMatchEulerDiscreteScheduler()
-    OpenSoraContinuationPipeline(transformer, vae, scheduler).save_pretrained(folder, max_shard_size="5GB")
+    transformer, vae = (build(tiny, device, torch.bfloat16) for build in (build_transformer, build_vae))
+    backbone_of(transformer, vae).pipeline.save_pretrained(folder, max_shard_size="5GB")
     os.sync()
 
 

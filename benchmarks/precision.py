@@ -14,16 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from random_model import (
-    TINY_TRANSFORMER,
-    build_model,
-    random_conditioning,
-    transformer_inputs,
-)
-from torch import Tensor, nn
+from random_model import backbone_of, build_transformer, random_conditioning, transformer_inputs
+from torch import Tensor
 
-from lora_tta.adaptation.methods.lora import fresh_adapter, remove_adapter
-from lora_tta.adaptation.objective import FlowMatchingObjective
+from lora_tta.adaptation.methods import MethodSlot
+from lora_tta.adaptation.objective import AdaptationLoss
 from lora_tta.config import load_params
 from lora_tta.models import OpenSoraTransformer3DModel
 from lora_tta.models.lora_targets import adapter_layers
@@ -61,9 +56,9 @@ class Exact:
     left_by_merging: float
 
 
-def build(sizes: dict, device: torch.device) -> nn.Module:
+def build(tiny: bool, device: torch.device) -> OpenSoraTransformer3DModel:
     """The model in bfloat16."""
-    model = build_model(OpenSoraTransformer3DModel, sizes, device, torch.bfloat16)
+    model = build_transformer(tiny, device, torch.bfloat16)
     # PyTorch's default initialisation shrinks its input by 3 ** 0.5 in every layer; a trained model doesn't.
     for weight in model.parameters():
         if weight.ndim == 2:
@@ -72,10 +67,10 @@ def build(sizes: dict, device: torch.device) -> nn.Module:
 
 
 @torch.no_grad()
-def put_in_adapter(model: nn.Module, spread: float, seed: int) -> None:
+def put_in_adapter(methods: MethodSlot, model: OpenSoraTransformer3DModel, spread: float, seed: int) -> None:
     """An adapter whose B is normal with standard deviation `spread`; its weights are those of bfloat16."""
     generator = torch.Generator().manual_seed(seed)
-    for weight in fresh_adapter(model, RANK, load_params().adaptation, seed):
+    for weight in methods.put(load_params().adaptation.at({"rank": RANK}).method).attach(seed):
         weight.copy_(weight.bfloat16())
     for layer in adapter_layers(model):
         (weight,) = layer.lora_B.parameters()
@@ -98,17 +93,15 @@ def merged_adapter(transformer: OpenSoraTransformer3DModel) -> Iterator[None]:
             layer.merged_adapters.clear()
 
 
-def lora_gradient(model: nn.Module, objective: FlowMatchingObjective) -> Tensor:
+def lora_gradient(model: OpenSoraTransformer3DModel, loss: AdaptationLoss) -> Tensor:
     """The gradient of all adapter weights at one step, flat."""
     adapters = [weight for weight in model.parameters() if weight.requires_grad]
-    model.train()
-    gradients = torch.autograd.grad(objective.loss(model, step=0), adapters)
-    model.eval()
+    gradients = torch.autograd.grad(loss.at(0), adapters)
     return torch.cat([gradient.float().flatten() for gradient in gradients])
 
 
 @torch.no_grad()
-def velocity(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+def velocity(model: OpenSoraTransformer3DModel, inputs: dict[str, Tensor]) -> Tensor:
     """The prediction in the model's dtype, as float32."""
     inputs = {
         name: value.to(model.dtype) if value.dtype == torch.bfloat16 else value
@@ -118,20 +111,20 @@ def velocity(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
 
 
 def compute_exactly(
-    model: nn.Module, inputs: dict[str, Tensor], objective: FlowMatchingObjective
+    methods: MethodSlot, model: OpenSoraTransformer3DModel, inputs: dict[str, Tensor], loss: AdaptationLoss
 ) -> dict[float, Exact]:
     """The reference for each spread, by a model in float32."""
     model.enable_gradient_checkpointing()
     base = velocity(model, inputs)
     references = {}
     for spread in SPREADS:
-        put_in_adapter(model, spread, seed=1)
+        put_in_adapter(methods, model, spread, seed=1)
         exact = velocity(model, inputs)
-        gradient = lora_gradient(model, objective)
+        gradient = lora_gradient(model, loss)
         with merged_adapter(model):
             left = projection(velocity(model, inputs) - base, exact - base)
         references[spread] = Exact(exact, gradient, left)
-    remove_adapter(model)
+    methods.clear()
     model.disable_gradient_checkpointing()
     return references
 
@@ -143,16 +136,18 @@ def main() -> None:
     tiny = parser.parse_args().tiny
     device = torch.device("cpu" if tiny else "cuda")
     torch.manual_seed(0)
-    model = build(TINY_TRANSFORMER if tiny else {}, device)
+    model = build(tiny, device)
+    backbone = backbone_of(model)
+    methods = MethodSlot(backbone)
     height, width, text_length = (32, 48, 16) if tiny else (192, 336, 512)
     latents = torch.randn(1, 16, 17, height // 8, width // 8, device=device)
     inputs = transformer_inputs(model, latents, text_length)
     conditioning = random_conditioning(model, height, width, text_length, device)
-    objective, exact_objective = (
-        FlowMatchingObjective(conditioning.to(device, dtype), load_params().adaptation, seed=0)
+    loss, exact_loss = (
+        AdaptationLoss(backbone, conditioning.to(device, dtype), load_params().adaptation, seed=0)
         for dtype in (torch.bfloat16, torch.float32)
     )
-    references = compute_exactly(model.float(), inputs, exact_objective)
+    references = compute_exactly(methods, model.float(), inputs, exact_loss)
     model.bfloat16()
 
     print(f"{'CPU' if tiny else torch.cuda.get_device_name()}, torch {torch.__version__}; relative errors")
@@ -161,14 +156,14 @@ def main() -> None:
         if version == "accelerated":
             if tiny:
                 continue
-            remove_adapter(model)
+            methods.clear()
             accelerate(model)
         for spread, exact in references.items():
-            put_in_adapter(model, spread, seed=1)
+            put_in_adapter(methods, model, spread, seed=1)
             unmerged_error = relative_error(velocity(model, inputs), exact.velocity)
             with merged_adapter(model):
                 merged_error = relative_error(velocity(model, inputs), exact.velocity)
-            gradient_error = relative_error(lora_gradient(model, objective), exact.gradient)
+            gradient_error = relative_error(lora_gradient(model, loss), exact.gradient)
             errors = f"{unmerged_error:>12.3e}{merged_error:>12.3e}{gradient_error:>12.3e}"
             print(f"{version:<20}{spread:>16.0e}{errors}{exact.left_by_merging:>16.3f}", flush=True)
 

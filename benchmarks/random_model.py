@@ -1,15 +1,22 @@
-"""What the GPU benchmarks share: models with random weights, inputs, peak rate, and timing."""
+"""What the GPU benchmarks share: models with random weights, inputs, peak rate, and timing.
+
+``--tiny`` takes the sizes of the embedded model, to test a benchmark without a GPU.
+"""
 
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
+from diffusers import AutoencoderKLHunyuanVideo, FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
-from lora_tta.backbones.conditioning import Conditioning
-from lora_tta.models import OpenSoraTransformer3DModel
+from lora_tta.backbones.base import Conditioning
+from lora_tta.backbones.opensora import OpenSoraBackbone
+from lora_tta.embedded.recipe import TransformerRecipe, VAERecipe
+from lora_tta.models import OpenSoraContinuationPipeline, OpenSoraTransformer3DModel
 from lora_tta.models.memory import require_memory
 from lora_tta.models.packing import (
     build_condition,
@@ -20,16 +27,7 @@ from lora_tta.models.packing import (
 )
 
 KNOWN_LATENT_FRAMES = 9
-TINY_TRANSFORMER = {
-    "num_layers": 1,
-    "num_single_layers": 1,
-    "attention_head_dim": 32,
-    "num_attention_heads": 2,
-    "joint_attention_dim": 48,
-    "pooled_projection_dim": 24,
-    "axes_dims_rope": (4, 14, 14),
-}
-TINY_VAE = {"block_out_channels": (16, 16, 16, 16), "norm_num_groups": 8}
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -70,9 +68,19 @@ def measure_peak_flops(device: torch.device, dtype: torch.dtype, size: int) -> f
     return 2 * size**3 / time_repeatedly(lambda: left @ right, device, repeats=20).median
 
 
+def build_transformer(tiny: bool, device: torch.device, dtype: torch.dtype) -> OpenSoraTransformer3DModel:
+    """The transformer, of the published sizes unless it is to be tiny."""
+    return build_model(OpenSoraTransformer3DModel, TransformerRecipe().config if tiny else {}, device, dtype)
+
+
+def build_vae(tiny: bool, device: torch.device, dtype: torch.dtype) -> AutoencoderKLHunyuanVideo:
+    """The VAE, of the published sizes unless it is to be tiny."""
+    return build_model(AutoencoderKLHunyuanVideo, VAERecipe().config if tiny else {}, device, dtype)
+
+
 def build_model(
-    model_class: type[nn.Module], sizes: dict, device: torch.device, dtype: torch.dtype
-) -> nn.Module:
+    model_class: type[Model], sizes: dict[str, Any], device: torch.device, dtype: torch.dtype
+) -> Model:
     """A model with random weights, built on the device itself."""
     with torch.device("meta"):
         num_parameters = sum(parameter.numel() for parameter in model_class(**sizes).parameters())
@@ -84,6 +92,15 @@ def build_model(
             return model_class(**sizes).requires_grad_(False).eval()
     finally:
         torch.set_default_dtype(default_dtype)
+
+
+def backbone_of(
+    transformer: OpenSoraTransformer3DModel, vae: AutoencoderKLHunyuanVideo | None = None
+) -> OpenSoraBackbone:
+    """The models as adaptation and generation use them."""
+    pipeline = OpenSoraContinuationPipeline(transformer, vae, FlowMatchEulerDiscreteScheduler())
+    pipeline.set_progress_bar_config(disable=True)
+    return OpenSoraBackbone(pipeline)
 
 
 def transformer_inputs(
@@ -118,5 +135,5 @@ def random_conditioning(
         "negative_pooled_prompt_embeds": (1, config.pooled_projection_dim),
     }
     return Conditioning(
-        **{name: torch.randn(shape, device=device).to(transformer.dtype) for name, shape in shapes.items()}
+        {name: torch.randn(shape, device=device).to(transformer.dtype) for name, shape in shapes.items()}
     )

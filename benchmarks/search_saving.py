@@ -1,6 +1,7 @@
 """What the search saves: one space as a plain grid, as this platform's search, and with a pruner.
 
-- The plain grid adapts every clip of every trial from step 0 and encodes it anew; trials share nothing.
+- The plain grid adapts every clip of every trial from step 0 and encodes it anew; trials share nothing, and
+  keep no snapshots.
 - The search is a study with the sampler of ``params.yaml``: snapshots of trajectories, and the cache.
 - The same study with Optuna's Wilcoxon pruner, which stops trials early.
 
@@ -26,23 +27,24 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pandas as pd
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from lora_tta.adaptation.trajectory import adapt
-from lora_tta.backbones.conditioning import encode_conditioning
+from lora_tta.backbones import load_backbone
+from lora_tta.backbones.base import Backbone
 from lora_tta.config import Params, load_params
 from lora_tta.data.preprocess import preprocess
-from lora_tta.experiment import encoding, runner
+from lora_tta.experiment import lazy_model, runner
 from lora_tta.experiment.encoding import encode_clip
 from lora_tta.experiment.lazy_model import LazyModel
 from lora_tta.experiment.runner import ClipRunner
 from lora_tta.files import write_text
 from lora_tta.generation.continuation import generate_continuation
 from lora_tta.records.clips import Clip, read_manifest
-from lora_tta.records.point import LoraSettings
+from lora_tta.records.point import Point, describe
 from lora_tta.records.results import mean_metrics
 from lora_tta.records.search_folders import SearchFolders
-from lora_tta.search.study import CLIPS_ATTRIBUTE, best_trial, open_study, settings_of
+from lora_tta.search.study import CLIPS_ATTRIBUTE, best_trial, open_study, point_of
 from lora_tta.search.worker import run_worker
 
 STEPS, GENERATED, BASELINES, ENCODED = KINDS = (
@@ -60,12 +62,20 @@ GRID, SEARCH, PRUNED = "plain grid", "search", "search, Wilcoxon pruner"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a variant executed and found; ``values`` are the mean PSNR of the trials that ran on all clips."""
+    """What a variant executed and found.
+
+    Attributes:
+        executed: finished pieces of work by kind.
+        cpu_seconds: of this work.
+        values: mean PSNR of the trials that ran on all clips, by their points in words.
+        best: the point of the best of them.
+        clip_runs: clips of all trials.
+    """
 
     executed: dict[str, int]
     cpu_seconds: float
-    values: dict[LoraSettings, float]
-    best: LoraSettings
+    values: dict[str, float]
+    best: str
     clip_runs: int
 
 
@@ -83,20 +93,27 @@ def count_work(log: Path) -> None:
             yield snapshot
             steps, began = snapshot.num_steps, time.process_time()
 
-    def counted_generation(pipeline, *args):
+    def counted_generation(backbone, *args):
         began = time.process_time()
-        continuation = generate_continuation(pipeline, *args)
-        add(GENERATED if getattr(pipeline.transformer, "peft_config", None) else BASELINES, 1, began)
+        continuation = generate_continuation(backbone, *args)
+        add(GENERATED if getattr(backbone.network, "peft_config", None) else BASELINES, 1, began)
         return continuation
 
-    def counted_encoding(*args):
-        began = time.process_time()
-        conditioning = encode_conditioning(*args)
-        add(ENCODED, 1, began)
-        return conditioning
+    def load_counting_backbone(*args) -> Backbone:
+        backbone = load_backbone(*args)
+        encode = backbone.encode
+
+        def counted_encoding(*args):
+            began = time.process_time()
+            conditioning = encode(*args)
+            add(ENCODED, 1, began)
+            return conditioning
+
+        backbone.encode = counted_encoding
+        return backbone
 
     runner.adapt, runner.generate_continuation = counted_adapt, counted_generation
-    encoding.encode_conditioning = counted_encoding
+    lazy_model.load_backbone = load_counting_backbone
 
 
 def in_processes(count: int, work: Callable, *args) -> None:
@@ -120,10 +137,17 @@ def own_cache(params: Params, folder: Path) -> Params:
     return Params.model_validate(values)
 
 
+def without_snapshots(params: Params) -> Params:
+    """The settings of a search that does not vary the number of steps, for which snapshots are kept."""
+    values = params.model_dump()
+    del values["search"]["space"]["num_steps"]
+    return Params.model_validate(values)
+
+
 def encoded_runner(params: Params, clips_folder: Path, clips: list[Clip], encoded: Path) -> ClipRunner:
-    """A runner without snapshots, after the clips have been encoded into ``encoded``."""
+    """A runner, after the clips have been encoded into ``encoded``."""
     clip_runner = ClipRunner(params, clips_folder, encoded)
-    model = LazyModel(params.model, text_encoders=True)
+    model = LazyModel(params.model, params.cache.path, for_encoding=True)
     encoded.mkdir(parents=True, exist_ok=True)
     for clip in clips:
         path = encoded / f"{clip.clip_id}.safetensors"
@@ -131,43 +155,42 @@ def encoded_runner(params: Params, clips_folder: Path, clips: list[Clip], encode
     return clip_runner
 
 
-def grid_points(params: Params) -> list[LoraSettings]:
+def grid_points(params: Params) -> list[Point]:
     """The points of the space in the grid's order."""
     space = params.search.space
-    points = itertools.product(space.rank, space.learning_rate, space.num_steps)
-    return [LoraSettings(*point) for point in points]
+    return [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
 
 
 def run_alone(
-    params: Params, clips_folder: Path, clips: list[Clip], folder: Path, settings: LoraSettings | None
+    params: Params, clips_folder: Path, clips: list[Clip], folder: Path, point: Point | None
 ) -> None:
     """One trial of the plain grid, or the baseline, in ``folder``, with a cache that no other uses."""
     if (folder / PSNR_NAME).exists():
         return
-    clip_runner = encoded_runner(own_cache(params, folder), clips_folder, clips, folder / "encoded")
-    results = [clip_runner.run(clip, settings).result for clip in clips]
+    alone = without_snapshots(own_cache(params, folder))
+    clip_runner = encoded_runner(alone, clips_folder, clips, folder / "encoded")
+    results = [clip_runner.run(clip, point).result for clip in clips]
     write_text(folder / PSNR_NAME, str(mean_metrics(results)["psnr"]))
 
 
-def grid_folder(folder: Path, settings: LoraSettings | None) -> Path:
+def grid_folder(folder: Path, point: Point | None) -> Path:
     """Where a trial of the plain grid, or the baseline, lies."""
-    name = "baseline" if settings is None else "-".join(f"{value:g}" for value in vars(settings).values())
-    return folder / name
+    return folder / ("baseline" if point is None else "-".join(map(str, point.values())))
 
 
 def work_on_grid(params: Params, clips_folder: Path, clips: list[Clip], folder: Path, index: int) -> None:
     """The share of one process of the plain grid."""
     count_work(folder / LOG_NAME)
-    for settings in [None, *grid_points(params)][index :: params.workers.processes]:
-        run_alone(params, clips_folder, clips, grid_folder(folder, settings), settings)
+    for point in [None, *grid_points(params)][index :: params.workers.processes]:
+        run_alone(params, clips_folder, clips, grid_folder(folder, point), point)
 
 
 def run_grid(params: Params, clips_folder: Path, clips: list[Clip], folder: Path) -> Outcome:
     """Every point on every clip."""
     in_processes(params.workers.processes, work_on_grid, params, clips_folder, clips, folder)
     values = {
-        settings: float((grid_folder(folder, settings) / PSNR_NAME).read_text())
-        for settings in grid_points(params)
+        describe(point): float((grid_folder(folder, point) / PSNR_NAME).read_text())
+        for point in grid_points(params)
     }
     # The first of equals, as in a study.
     best = max(values, key=values.__getitem__)
@@ -188,15 +211,18 @@ def run_study(params: Params, clips_folder: Path, clips: list[Clip], folder: Pat
     values["search"] |= {"pruner": pruner}
     params = Params.model_validate(values)
     in_processes(params.workers.processes, work_on_study, params, clips_folder, clips, folder)
-    setting = ClipRunner(params, clips_folder, folder / "encoded-0").setting(clips)
-    study = open_study(folder / "study", params, setting)
-    complete = study.get_trials(states=[TrialState.COMPLETE])
-    best = best_trial(study, params.search.num_finished)
+    identity = ClipRunner(params, clips_folder, folder / "encoded-0").study_identity(clips)
+    study = open_study(folder / "study", params, identity)
+
+    def words(trial: FrozenTrial) -> str:
+        point = point_of(trial)
+        return describe({name: point[name] for name in params.search.space})
+
     return Outcome(
         *executed(folder),
-        values={settings_of(trial): trial.value for trial in complete},
-        best=settings_of(best),
-        clip_runs=sum(trial.user_attrs[CLIPS_ATTRIBUTE] for trial in study.trials),
+        values={words(trial): trial.values[0] for trial in study.get_trials(states=[TrialState.COMPLETE])},
+        best=words(best_trial(study, params.search.num_trials)),
+        clip_runs=sum(trial.user_attrs.get(CLIPS_ATTRIBUTE, 0) for trial in study.trials),
     )
 
 
@@ -217,8 +243,7 @@ def table(outcomes: dict[str, Outcome], step_seconds: float, generation_seconds:
 
     columns = {}
     for name, outcome in outcomes.items():
-        equal = sum(grid.values[settings] == value for settings, value in outcome.values.items())
-        best = outcome.best
+        equal = sum(grid.values[point] == value for point, value in outcome.values.items())
         columns[name] = {
             "trials on all clips": str(len(outcome.values)),
             "clips of all trials": str(outcome.clip_runs),
@@ -229,10 +254,10 @@ def table(outcomes: dict[str, Outcome], step_seconds: float, generation_seconds:
                 f"{gpu_seconds(outcome):.0f}"
             ),
             "saving, GPU": f"{gpu_seconds(grid) / gpu_seconds(outcome):.2f} x",
-            "best: rank, learning rate, steps": f"{best.rank}, {best.learning_rate:g}, {best.num_steps}",
-            "PSNR of the best": f"{outcome.values[best]:.6f}",
+            "best": outcome.best,
+            "PSNR of the best": f"{outcome.values[outcome.best]:.6f}",
             "values equal to the plain grid's": f"{equal} of {len(outcome.values)}",
-            "same best as the plain grid": "yes" if best == grid.best else "NO",
+            "same best as the plain grid": "yes" if outcome.best == grid.best else "NO",
         }
     return pd.DataFrame(columns)
 

@@ -8,13 +8,11 @@ with without_garbage_collection():
     import numpy as np
     import pytest
     import torch
-    from diffusers import AutoencoderKLHunyuanVideo, FlowMatchEulerDiscreteScheduler
-    from transformers import ByT5Tokenizer, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+    from tiny_model import tiny_pipeline
 
     from lora_tta.backbones.base import Conditioning
     from lora_tta.backbones.opensora import OpenSoraBackbone
     from lora_tta.config import Params, load_params
-    from lora_tta.models import OpenSoraContinuationPipeline, OpenSoraTransformer3DModel
     from lora_tta.models.loading import load_pipeline
 
 # The tests run in two processes; threads of both on two cores would wait for each other.
@@ -33,39 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline folder with random weights of a few thousand parameters."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    torch.manual_seed(0)
-    tokenizer = ByT5Tokenizer(model_max_length=16)
-    OpenSoraContinuationPipeline(
-        transformer=OpenSoraTransformer3DModel(
-            num_layers=1,
-            num_single_layers=1,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=16,
-            pooled_projection_dim=16,
-            axes_dims_rope=(4, 6, 6),
-        ),
-        vae=AutoencoderKLHunyuanVideo(block_out_channels=(4, 4, 4, 4), norm_num_groups=2, layers_per_block=1),
-        scheduler=FlowMatchEulerDiscreteScheduler(),
-        tokenizer=tokenizer,
-        text_encoder=T5EncoderModel(
-            T5Config(vocab_size=384, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
-        ),
-        tokenizer_2=tokenizer,
-        text_encoder_2=CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=384,
-                hidden_size=16,
-                intermediate_size=16,
-                num_hidden_layers=1,
-                num_attention_heads=2,
-                max_position_embeddings=16,
-                bos_token_id=0,
-                eos_token_id=1,
-                pad_token_id=0,
-            )
-        ),
-    ).save_pretrained(folder)
+    tiny_pipeline().save_pretrained(folder)
     return folder
 
 

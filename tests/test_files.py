@@ -57,9 +57,14 @@ def test_it_replaces_the_old_one_completely(tmp_path, kind):
 def test_an_exception_leaves_the_old_one_and_nothing_else(tmp_path, kind, error):
     path = tmp_path / "result.txt"
     fill(path, kind, "old")
-    with pytest.raises(error), atomic(path) as partial:
-        fill(partial, kind, "half")
-        raise error
+
+    def write_half() -> None:
+        with atomic(path) as partial:
+            fill(partial, kind, "half")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
     assert content(path) == "old"
     assert names(tmp_path) == ["result.txt"]
 
@@ -112,7 +117,9 @@ def test_text_is_utf8_with_unix_line_ends(tmp_path):
 
 
 def test_a_table_keeps_every_float32_and_leaves_missing_values_empty(tmp_path):
-    write_csv(tmp_path / "table.csv", pd.DataFrame({"value": [16777217 / 3, float("nan")], "name": ["a", "b"]}))
+    write_csv(
+        tmp_path / "table.csv", pd.DataFrame({"value": [16777217 / 3, float("nan")], "name": ["a", "b"]})
+    )
     assert (tmp_path / "table.csv").read_text() == "value,name\n5592405.67,a\n,b\n"
 
 

@@ -205,7 +205,7 @@ class SearchParams(Section):
 
 
 class SlurmParams(Section):
-    """What a worker asks of SLURM; null leaves an option to the cluster."""
+    """The request of a worker to SLURM; null leaves an option to the cluster."""
 
     partition: str | None
     account: str | None

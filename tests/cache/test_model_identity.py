@@ -1,6 +1,7 @@
 """The identity of a model folder, beside the real DVC."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,21 @@ from lora_tta.cache import model_identity as module
 from lora_tta.cache.model_identity import model_identity
 from lora_tta.errors import UserError
 
+DVC = [sys.executable, "-m", "dvc"]
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory) -> Path:
+    """A new repository of DVC, to be copied."""
+    folder = tmp_path_factory.mktemp("dvc")
+    subprocess.run([*DVC, "init", "--no-scm", "-q"], cwd=folder, check=True)
+    return folder
+
 
 @pytest.fixture
-def folder(tmp_path) -> Path:
-    """A model of several files, whose names are hard to sort and to write."""
-    folder = tmp_path / "repository" / "model"
+def folder(repository, tmp_path) -> Path:
+    """A model of several files, whose names are hard to sort and to write, in a repository."""
+    folder = shutil.copytree(repository, tmp_path / "repository") / "model"
     names = [
         "config.json",
         "vae/weights.bin",
@@ -54,10 +65,7 @@ def unread(monkeypatch):
 
 def tracked(folder: Path) -> str:
     """DVC's hash of a folder, from the file that ``dvc add`` writes beside it."""
-    dvc = [sys.executable, "-m", "dvc"]
-    if not (folder.parent / ".dvc").exists():
-        subprocess.run([*dvc, "init", "--no-scm", "-q"], cwd=folder.parent, check=True)
-    subprocess.run([*dvc, "add", "-q", folder.name], cwd=folder.parent, check=True)
+    subprocess.run([*DVC, "add", "-q", folder.name], cwd=folder.parent, check=True)
     (output,) = YAML(typ="safe").load(folder.with_name("model.dvc"))["outs"]
     return output["md5"]
 
@@ -161,7 +169,16 @@ def test_a_tracked_folder_that_changes_after_it_was_seen_is_read(folder, memory)
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "text", "outs: []", "outs: [text]", "outs: [{path: model}]", "outs:\n- {nfiles: 11}\n- {}", "\0"],
+    [
+        "",
+        "{",
+        "text",
+        "outs: []",
+        "outs: [text]",
+        "outs: [{path: model}]",
+        "outs:\n- {nfiles: 11}\n- {}",
+        "\0",
+    ],
 )
 def test_a_dvc_file_that_cannot_be_read_is_ignored(folder, memory, text):
     folder.with_name("model.dvc").write_text(text)
@@ -170,7 +187,17 @@ def test_a_dvc_file_that_cannot_be_read_is_ignored(folder, memory, text):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "null", '"text"', '{"FOLDER": null}', '{"FOLDER": "text"}', '{"FOLDER": {}}', "\udcff"],
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '"text"',
+        '{"FOLDER": null}',
+        '{"FOLDER": "text"}',
+        '{"FOLDER": {"signature": "half"}}',
+        "\udcff",
+    ],
 )
 def test_a_damaged_memory_is_ignored_and_written_anew(folder, memory, text, unread):
     memory.parent.mkdir()

@@ -185,8 +185,9 @@ def test_sound_alone_has_no_video(tmp_path):
 
 def test_an_output_that_cannot_be_written_is_an_error_not_a_rejection(tmp_path):
     path = encode(tmp_path / "v.avi", moving_frames(65))
-    with pytest.raises(OSError, match="No such file"):
-        transcode(Source(path, "a", "v"), tmp_path, tmp_path / "missing", FORMAT)
+    (tmp_path / "taken").touch()
+    with pytest.raises(OSError, match="File exists"):
+        transcode(Source(path, "a", "v"), tmp_path, tmp_path / "taken", FORMAT)
 
 
 def test_workers_import_nothing_heavy():

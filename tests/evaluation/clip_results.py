@@ -1,4 +1,4 @@
-"""Made-up results of clips for the tests of this folder."""
+"""Made-up results of clips for the tests of this folder, of records, of the report and of the cli."""
 
 import numpy as np
 
@@ -12,8 +12,12 @@ def make_result(
     perceptual: str = "lpips",
     losses: tuple[float, ...] = (),
     class_name: str = "Archery",
+    device: str | None = "cpu",
 ) -> ClipResult:
-    """A clip whose PSNR rises by 0.01 dB a frame around ``psnr``; its other metrics follow from it."""
+    """A clip whose PSNR rises by 0.01 dB a frame around ``psnr``; its other metrics follow from it.
+
+    Its costs are unknown without a device.
+    """
     curve = (psnr + 0.01 * (np.arange(32) - 15.5)).astype(np.float32)
     per_frame = {
         "psnr": curve,
@@ -27,7 +31,9 @@ def make_result(
         class_name=class_name,
         metrics=ClipMetrics(per_frame, summary),
         losses=losses,
-        adapt_seconds=1.5 * len(losses),
-        generate_seconds=2.25,
-        peak_memory_bytes=3 * 2**30,
+        work=f"work_{psnr:g}",
+        device=device,
+        adapt_seconds=1.5 * len(losses) if device else None,
+        generate_seconds=2.25 if device else None,
+        peak_memory_bytes=3 * 2**30 if device else None,
     )

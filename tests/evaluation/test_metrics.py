@@ -1,12 +1,14 @@
 import numpy as np
 import pytest
 import torch
+from added_metrics import BRIGHTNESS, UNDEFINED, add_to_table
 from scipy.ndimage import gaussian_filter
 
-from lora_tta.errors import UserError
-from lora_tta.evaluation.metrics import MAX_PSNR, ContinuationMetrics
+from lora_tta.errors import FailedWork, UserError
+from lora_tta.evaluation.frame_metrics import MAX_PSNR
+from lora_tta.evaluation.metrics import ContinuationMetrics
 from lora_tta.evaluation.perceptual import load_perceptual_distance
-from lora_tta.records.metric_table import METRIC_DIRECTIONS
+from lora_tta.records.metric_table import metric
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,7 @@ def mean_squared_error(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return ((a.astype(np.float64) - b.astype(np.float64)) ** 2).mean(axis=(1, 2, 3))
 
 
-def test_every_metric_has_a_value_a_frame_and_a_direction(measure, generated, target):
+def test_every_metric_of_the_table_has_a_value_a_clip_and_a_value_a_frame(measure, generated, target):
     metrics = measure(generated, target)
     assert {name: values.shape for name, values in metrics.per_frame.items()} == {
         "psnr": (32,),
@@ -40,7 +42,7 @@ def test_every_metric_has_a_value_a_frame_and_a_direction(measure, generated, ta
         "lpips_untrained": (32,),
         "temporal_consistency": (31,),
     }
-    assert metrics.summary.keys() == metrics.per_frame.keys() <= METRIC_DIRECTIONS.keys()
+    assert list(metrics.summary) == list(metrics.per_frame) == measure.metric_names
 
 
 def test_psnr_of_a_frame_is_that_of_its_own_error(measure, generated, target):
@@ -88,7 +90,7 @@ def test_more_noise_is_worse_by_every_measure_against_the_ground_truth(measure, 
     metrics = measure(generated, target)
     for name in ("psnr", "ssim", "lpips_untrained"):
         first, last = metrics.per_frame[name][[0, -1]]
-        assert first > last if METRIC_DIRECTIONS[name] == "maximize" else first < last
+        assert first > last if metric(name).direction == "maximize" else first < last
 
 
 def test_identical_and_frozen_frames_give_finite_limits(measure, target):
@@ -99,6 +101,23 @@ def test_identical_and_frozen_frames_give_finite_limits(measure, target):
     assert metrics.summary["ssim"] == pytest.approx(1)
     assert metrics.summary["lpips_untrained"] == 0
     assert pytest.approx(58.92, abs=0.01) == MAX_PSNR
+
+
+def test_a_metric_that_is_added_to_the_table_is_measured_with_the_inputs_that_it_names(
+    measure, generated, target, monkeypatch
+):
+    add_to_table(monkeypatch, BRIGHTNESS)
+    extended = ContinuationMetrics(measure.distance, "cpu")
+    assert extended.metric_names == [*measure.metric_names, "brightness"]
+    metrics, without = extended(generated, target), measure(generated, target)
+    assert metrics.summary == without.summary | {"brightness": pytest.approx(generated.mean(), rel=1e-5)}
+    assert metrics.per_frame.keys() == without.per_frame.keys()
+
+
+def test_a_metric_that_is_not_a_number_fails_the_clip(measure, generated, target, monkeypatch):
+    add_to_table(monkeypatch, UNDEFINED)
+    with pytest.raises(FailedWork, match=r"^undefined is nan$"):
+        ContinuationMetrics(measure.distance, "cpu")(generated, target)
 
 
 def test_measuring_twice_gives_the_same_bits(measure, generated, target):

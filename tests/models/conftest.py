@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from published_weights import convert_transformer, convert_vae
 from safetensors.torch import load_file
-from transformers import ByT5Tokenizer, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+from tiny_model import TEXT_LENGTH, tiny_text_components
 
 from lora_tta.models import OpenSoraContinuationPipeline
-from lora_tta.models.conversion.tensors import convert_transformer, convert_vae
 
 REFERENCE = Path(__file__).parents[1] / "reference"
-TEXT_LENGTH = 16
 
 
 @pytest.fixture
@@ -82,26 +81,10 @@ def vae(vae_config):
 
 
 @pytest.fixture(scope="session")
-def text_components():
+def text_components(mmdit_config):
     """A T5 encoder and a CLIP text model over bytes, of the widths the reference transformer expects."""
     torch.manual_seed(0)
-    t5 = T5Config(vocab_size=384, d_model=48, d_kv=12, d_ff=32, num_layers=1, num_heads=4)
-    clip = CLIPTextConfig(
-        vocab_size=384,
-        hidden_size=24,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=TEXT_LENGTH,
-        bos_token_id=0,
-        eos_token_id=1,
-    )
-    return {
-        "tokenizer": ByT5Tokenizer(model_max_length=TEXT_LENGTH),
-        "text_encoder": T5EncoderModel(t5).eval(),
-        "tokenizer_2": ByT5Tokenizer(model_max_length=TEXT_LENGTH),
-        "text_encoder_2": CLIPTextModel(clip).eval(),
-    }
+    return tiny_text_components(mmdit_config["context_in_dim"], mmdit_config["vec_in_dim"])
 
 
 @pytest.fixture

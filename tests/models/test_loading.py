@@ -12,13 +12,13 @@ def folder(pipeline, tmp_path):
     return tmp_path
 
 
-def test_pipeline_loads_in_the_asked_dtype_and_settings(folder):
-    pipeline = load_pipeline(folder, device="cpu", dtype=torch.bfloat16, vae_tiling=True)
+def test_a_pipeline_loads_in_the_asked_dtype_and_codes_whole_videos(folder):
+    pipeline = load_pipeline(folder, device="cpu", dtype=torch.bfloat16)
     models = (pipeline.transformer, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2)
     assert {model.dtype for model in models} == {torch.bfloat16}
-    assert pipeline.vae.use_tiling
+    assert not pipeline.vae.use_framewise_encoding
     assert not pipeline.vae.use_framewise_decoding
-    assert not load_pipeline(folder).vae.use_tiling
+    assert not pipeline.vae.use_tiling
 
 
 def test_loaded_weights_are_the_saved_ones(folder, pipeline):

@@ -1,5 +1,6 @@
 import pandas as pd
 import pytest
+from added_metrics import BRIGHTNESS, add_to_table, with_brightness
 from clip_results import make_result
 
 from lora_tta.report.dvc_plots import loss_curve, write_plots
@@ -24,6 +25,17 @@ def test_a_frame_curve_is_the_mean_over_clips(tmp_path):
     assert curve["baseline"].mean() == pytest.approx(15)
     assert curve["adapted"].iloc[0] == pytest.approx(15.5 - 0.155, abs=1e-5)
     assert pd.read_csv(tmp_path / "frames" / "temporal_consistency.csv")["frame"].iloc[0] == 35
+
+
+def test_a_metric_without_a_series_has_differences_but_no_curve(tmp_path, monkeypatch):
+    add_to_table(monkeypatch, BRIGHTNESS)
+    sides = (
+        [with_brightness(result, 100 + i) for result in side] for i, side in enumerate((BASELINE, ADAPTED))
+    )
+    write_plots(tmp_path, *sides, trials=None)
+    assert list(pd.read_csv(tmp_path / "clips" / "brightness.csv")["difference"]) == [1, 1]
+    assert not (tmp_path / "frames" / "brightness.csv").exists()
+    assert (tmp_path / "frames" / "psnr.csv").exists()
 
 
 def test_differences_are_adapted_minus_baseline(tmp_path):

@@ -1,4 +1,5 @@
 import base64
+import json
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -6,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from added_metrics import BRIGHTNESS, add_to_table, with_brightness
 from clip_results import make_result
 
 from lora_tta.data.video import write_video
 from lora_tta.errors import UserError
-from lora_tta.records.results import compare
-from lora_tta.report.page import ClipVideos, ReportContext, write_report
+from lora_tta.evaluation.comparison import compare
+from lora_tta.report.page import ClipVideos, ReportContext, write_costs_script, write_report
 
 HOSTILE = "<script>alert('x')</script> & \"co\""
 VOID = {"meta", "input", "br"}
@@ -78,6 +80,8 @@ def context(videos) -> ReportContext:
         best_trial={"rank": 8, "learning_rate": 2e-4},
         notices=["Numbers of a small model."],
         untrained_because=None,
+        failures={},
+        costs_script="../costs/report.js",
         trials=pd.DataFrame({"number": [0, 1], "state": ["COMPLETE", HOSTILE], "psnr": [15.5, np.nan]}),
         figures=["<div id='importances'>figure</div>"],
     )
@@ -94,7 +98,7 @@ def test_the_page_is_well_formed_and_closes_what_it_opens(page):
     assert page.open == []
 
 
-def test_the_page_needs_nothing_outside_itself(page):
+def test_the_page_needs_nothing_outside_itself_and_costs_lie_beside_it(page):
     assert "http" not in page.source
     sources = [
         value
@@ -102,7 +106,8 @@ def test_the_page_needs_nothing_outside_itself(page):
         for name, value in attributes.items()
         if name in ("src", "href", "srcset")
     ]
-    assert all(source.startswith("data:video/mp4;base64,") for source in sources)
+    others = [source for source in sources if not source.startswith("data:video/mp4;base64,")]
+    assert others == ["../costs/report.js"]
     assert not any(tag in ("link", "iframe", "img", "object") for tag, _ in page.tags)
     assert "url(" not in page.source
     assert "@import" not in page.source
@@ -137,7 +142,7 @@ def test_names_from_folders_and_settings_are_escaped(page):
     assert "<script>alert" not in page.source
     assert "Adaptation of <five> clips" in page.text
     assert page.text.count(HOSTILE) >= 3  # clip table, trials, settings
-    assert len(page.all("script")) == 1
+    assert page.all("script") == [{"src": "../costs/report.js"}, {}]
 
 
 def test_the_headline_gives_means_difference_interval_and_share(page, context):
@@ -188,8 +193,79 @@ def test_the_untrained_distance_raises_the_alarm(context, tmp_path):
     assert "LPIPS↓" not in page.text
 
 
-def test_the_trained_distance_raises_none(page):
+def test_the_trained_distance_and_a_run_without_failures_raise_none(page):
     assert {"class": "alarm", "role": "alert"} not in page.all("div")
+
+
+def costs_of(file: Path) -> dict:
+    """What the script beside the page assigns."""
+    return json.loads(file.read_text().removeprefix("window.COSTS = ").removesuffix(";\n"))
+
+
+def test_the_page_is_the_same_to_the_byte_whatever_the_work_cost(context, tmp_path):
+    sides = {
+        "measured": (context.baseline, context.adapted),
+        "elsewhere": (
+            context.baseline,
+            [replace(r, device="H100", adapt_seconds=0.1) for r in context.adapted],
+        ),
+        "unknown": tuple(
+            [replace(r, device=None, adapt_seconds=None, generate_seconds=None) for r in side]
+            for side in (context.baseline, context.adapted)
+        ),
+    }
+    for name, (baseline, adapted) in sides.items():
+        write_report(tmp_path / f"{name}.html", replace(context, baseline=baseline, adapted=adapted))
+        write_costs_script(tmp_path / f"{name}.js", baseline, adapted)
+    assert len({(tmp_path / f"{name}.html").read_bytes() for name in sides}) == 1
+    assert len({(tmp_path / f"{name}.js").read_bytes() for name in sides}) == 3
+
+
+def test_the_script_beside_the_page_fills_its_cells_in(page, context, tmp_path):
+    write_costs_script(tmp_path / "costs" / "report.js", context.baseline, context.adapted)
+    costs = costs_of(tmp_path / "costs" / "report.js")
+    cells = page.all("td")
+    assert {cell["data-mean-cost"] for cell in cells if "data-mean-cost" in cell} == set(costs["means"])
+    assert costs["means"]["adapted.adapt_seconds_per_clip"] == "3.00 s"
+    assert costs["means"]["baseline.peak_memory_mib"] == "3072.00 MiB"
+    assert {cell["data-clip-cost"] for cell in cells if "data-clip-cost" in cell} == set(costs["clips"])
+    assert costs["clips"]["clip_0"] == {"adapt": 3.0, "generate": 2.25}
+    assert costs["device"] == "cpu"
+
+
+def test_costs_that_are_unknown_leave_the_en_dashes_of_the_page(page, context, tmp_path):
+    adapted = [replace(context.adapted[0], device=None, adapt_seconds=None), *context.adapted[1:]]
+    write_costs_script(tmp_path / "report.js", context.baseline, adapted)
+    costs = costs_of(tmp_path / "report.js")
+    assert {name.partition(".")[0] for name in costs["means"]} == {"baseline"}
+    assert costs["clips"]["clip_0"]["adapt"] is None
+    assert costs["clips"]["clip_1"]["adapt"] == 3.0
+    words = page.words()
+    assert "Adaptation\N{EN DASH}\N{EN DASH}" in words
+    assert "Peak memory\N{EN DASH}\N{EN DASH}" in words
+    assert "kept beside this page, in ../costs/report.js." in words
+
+
+def test_a_metric_without_a_series_and_ground_truth_is_in_tables_and_bars_only(
+    context, tmp_path, monkeypatch
+):
+    add_to_table(monkeypatch, BRIGHTNESS)
+    baseline, adapted = (
+        [with_brightness(result, level) for result in side]
+        for level, side in ((100.0, context.baseline), (102.5, context.adapted))
+    )
+    comparisons = compare(baseline, adapted, samples=10, seed=0)
+    extended = replace(context, baseline=baseline, adapted=adapted, comparisons=comparisons)
+    write_report(tmp_path / "report.html", extended)
+    page = Page(tmp_path / "report.html")
+    assert "Brightness (levels)↑ higher is better 100.0 102.5 +2.50" in page.words()
+    assert "Brightness: Mean of all generated pixels." in page.words()
+    assert sum("bar" in (rect.get("class") or "").split() for rect in page.all("rect")) == 5 * 5
+    assert [line["class"] for line in page.all("polyline")].count("line adapted") == 4
+    captions = page.words().partition("Videos")[2].partition("All clips")[0]
+    assert "LPIPS" in captions
+    assert "Brightness" not in captions
+    assert "Temporal consistency" not in captions
 
 
 def test_one_clip_without_videos_search_or_losses_still_makes_a_page(context, tmp_path):

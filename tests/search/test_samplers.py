@@ -11,8 +11,7 @@ from lora_tta.search.samplers import PRUNERS, SAMPLERS, build_pruner, build_samp
 def points(search, count, failing=False):
     """Points of ``count`` trials, each with a sampler of its own as the workers do; all fail on demand."""
     study = optuna.create_study()
-    for number in range(count):
-        study.sampler = build_sampler(search, seed=number)
+    for _ in range(count):
         trial = claim_point(study, search)
         if failing:
             study.tell(trial, state=TrialState.FAIL)

@@ -83,7 +83,7 @@ def test_without_a_completed_trial_the_error_gives_the_first_reason(tmp_path, wi
     study = open_study(tmp_path, params, {})
     for reason in ("the training loss is nan at step 2", "RuntimeError: no space left"):
         fail(study, params.search, reason)
-    with pytest.raises(UserError, match="every trial .* failed, .* the training loss is nan at step 2"):
+    with pytest.raises(UserError, match=r"every trial .* failed, .* the training loss is nan at step 2"):
         best_trial(study, 2)
 
 

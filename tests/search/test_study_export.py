@@ -66,6 +66,7 @@ def test_a_restored_study_goes_on_with_the_next_number_and_repeats_no_point(tmp_
     restored = open_study(tmp_path, params, {})
     finish(restored, params.search, [22.0])
     assert [trial.number for trial in restored.trials] == [0, 1, 2, 3, 4]
+    assert len({tuple(trial.params.items()) for trial in restored.trials}) == 5
     # Opened again, it is not restored over what it has.
     assert len(open_study(tmp_path, params, {}).trials) == 5
 

@@ -66,3 +66,13 @@ class Workspace:
     def json(self, name: str) -> Any:
         """The content of a JSON file below ``outputs``."""
         return json.loads((self.folder / "outputs" / name).read_text())
+
+    def stale(self) -> set[str]:
+        """The stages that ``dvc status`` names."""
+        status = self.run("dvc", "status")
+        return {line.rstrip(":") for line in status.splitlines() if line.endswith(":") and line[0].isalpha()}
+
+    def results(self) -> set[tuple[str, int]]:
+        """The cache's results; each has a number that changes if it is made again."""
+        entries = (self.folder / ".cache/lora-tta/result").iterdir()
+        return {(entry.name, entry.stat().st_ino) for entry in entries}

@@ -24,7 +24,7 @@ SMALL = [
 @pytest.mark.slow
 def test_the_pipeline_from_pull_to_report(tmp_path):
     workspace = Workspace(tmp_path)
-    workspace.run("dvc", "pull", "data.dvc", "models/embedded.dvc")
+    workspace.run("dvc", "pull")
     workspace.run("lora-tta", "params", *SMALL)
 
     stages = {"preprocess", "encode", "baseline", "search", "adapt", "evaluate"}
@@ -60,10 +60,25 @@ def test_the_pipeline_from_pull_to_report(tmp_path):
     assert set(children["tags.mlflow.parentRunId"]) == {study}
     assert set(runs["status"]) == {"FINISHED"}
 
-    # From scratch, without the cache and without the study: the same to the last bit.
-    before = workspace.json("evaluate/metrics.json")
+    # From scratch, without the cache and without the study: every output is the same to the last bit.
+    before = (tmp_path / "dvc.lock").read_text()
     shutil.rmtree(tmp_path / ".cache")
     shutil.rmtree(tmp_path / "outputs" / "search")
     workspace.run("dvc", "repro", "--force")
-    assert workspace.json("evaluate/metrics.json") == before
-    assert pd.read_csv(tmp_path / "outputs/search/trials.csv")["psnr"].equals(trials["psnr"])
+    assert (tmp_path / "dvc.lock").read_text() == before
+
+    # A change of the code makes the stages stale that run it, and no others.
+    def change(name: str) -> set[str]:
+        with (tmp_path / name).open("a") as file:
+            file.write("\n# changed\n")
+        return workspace.stale()
+
+    assert workspace.stale() == set()
+    assert change("src/lora_tta/report/page.py") == {"evaluate"}
+    results = workspace.results()
+    assert workspace.repro() == {"evaluate"}
+    assert change("src/lora_tta/data/video.py") == stages
+    assert workspace.repro() == stages
+    # A comment leaves finished work valid; nothing was computed again.
+    assert workspace.results() == results
+    assert change("requirements.lock") == stages

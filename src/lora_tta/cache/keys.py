@@ -9,8 +9,9 @@ from typing import Any
 
 from lora_tta.cache.closure import ROOT, code_without_prose, import_closure, libraries, source_files
 
-# The values of the settings are in the keys themselves, so the code that parses them does not count.
-SETTINGS_MODULE = "lora_tta.config"
+# Their values are in the keys themselves: the settings, and the names and functions of the metrics. So the code
+# that parses the settings does not count, and no label of a metric.
+IN_KEYS = ("lora_tta.config", "lora_tta.records.metric_table")
 
 
 def digest(key: Mapping[str, Any]) -> str:
@@ -28,7 +29,7 @@ def code_version(*entries: str, root: Path = ROOT) -> str:
         entries: dotted names of modules.
         root: folder of the package.
     """
-    modules = import_closure(*entries, leave_out=(SETTINGS_MODULE,), root=root)
+    modules = import_closure(*entries, leave_out=IN_KEYS, root=root)
     sources = {
         path.relative_to(root).as_posix(): hashlib.sha256(code_without_prose(path).encode()).hexdigest()
         for path in source_files(modules, root)

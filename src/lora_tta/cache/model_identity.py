@@ -9,7 +9,6 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 from ruamel.yaml import YAML
@@ -89,13 +88,21 @@ def _tracked(folder: Path, num_files: int, num_bytes: int) -> str | None:
         (output,) = values["outs"]
         if (output.get("nfiles"), output.get("size")) == (num_files, num_bytes):
             return output["md5"]
-    except (OSError, YAMLError, TypeError, KeyError, ValueError):
+    except (OSError, YAMLError, AttributeError, TypeError, KeyError, ValueError):
         pass
     return None
 
 
-def _read(memory: Path) -> dict[str, Any]:
+def _read(memory: Path) -> dict[str, dict[str, str]]:
+    """Signature and identity of each folder by its path; damaged entries are left out."""
     try:
-        return json.loads(memory.read_text())
+        entries = json.loads(memory.read_text())
     except (OSError, ValueError):
         return {}
+    if not isinstance(entries, dict):
+        return {}
+    return {
+        name: entry
+        for name, entry in entries.items()
+        if isinstance(entry, dict) and {"signature", "identity"} <= entry.keys()
+    }

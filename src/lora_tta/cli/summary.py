@@ -2,10 +2,10 @@
 
 import argparse
 import json
+from collections.abc import Collection
 from typing import Any
 
 from lora_tta.errors import UserError
-from lora_tta.records.clips import read_manifest
 from lora_tta.records.metric_table import COSTS, metric
 from lora_tta.records.point import describe
 from lora_tta.stages.paths import (
@@ -14,7 +14,6 @@ from lora_tta.stages.paths import (
     BASELINE,
     BASELINE_COSTS,
     BEST,
-    CLIPS,
     EVALUATE,
     METRICS,
     REPORT,
@@ -36,7 +35,15 @@ def run(arguments: argparse.Namespace) -> None:
     if not METRICS.exists():
         raise UserError(f"{METRICS} not found: run `dvc repro` first")
     comparisons, best = json.loads(METRICS.read_text()), json.loads(BEST.read_text())
-    print(f"{len(read_manifest(CLIPS))} clips, best of {best['trials']} trials: {describe(best['point'])}\n")
+    # Reading tables takes pandas, which a command line without arguments does without.
+    from lora_tta.experiment.failures import read_failures
+
+    clips, failures = (
+        next(iter(comparisons.values()))["clips"],
+        read_failures(BASELINE) | read_failures(ADAPT),
+    )
+    left_out = f" ({len(failures)} failed and left out)" if failures else ""
+    print(f"{clips} clips{left_out}, best of {best['trials']} trials: {describe(best['point'])}\n")
     header = f"{'generated frames':<27}{'baseline':>10}{'adapted':>10}{'difference':>12}  "
     print(f"{header}{'95 % interval':<20}improved")
     for name, values in comparisons.items():
@@ -49,16 +56,17 @@ def run(arguments: argparse.Namespace) -> None:
             f"{metric(name).title:<27}{values['baseline']:>10.4f}{values['adapted']:>10.4f}"
             f"{values['difference']:>+12.4f}  {interval:<20}{values['share_improved']:>7.0%}"
         )
-    _print_costs()
+    _print_costs(failures)
     print(f"\nreport: {REPORT}\nplots:  {EVALUATE}, or `dvc plots show`\ncompare trials: make ui")
 
 
-def _print_costs() -> None:
-    # Reading tables takes pandas, which a command line without arguments does without.
+def _print_costs(failures: Collection[str]) -> None:
     from lora_tta.records.results import mean_costs, read_results
 
-    baseline = mean_costs(read_results(BASELINE, BASELINE_COSTS))
-    adapted = mean_costs(read_results(ADAPT, ADAPT_COSTS))
+    baseline, adapted = (
+        mean_costs([result for result in read_results(folder, costs) if result.clip_id not in failures])
+        for folder, costs in ((BASELINE, BASELINE_COSTS), (ADAPT, ADAPT_COSTS))
+    )
     for cost in COSTS:
         if cost.name in baseline and cost.name in adapted:
             label = f"{cost.label} ({cost.unit})"

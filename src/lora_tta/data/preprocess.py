@@ -36,7 +36,7 @@ Transcode = Callable[[Source], Clip | Rejection]
 
 @dataclass(frozen=True)
 class Summary:
-    """What became of the raw videos: clips written, videos rejected by reason, listed names not found."""
+    """The fate of the raw videos: clips written, videos rejected by reason, listed names not found."""
 
     accepted: int
     rejected: dict[str, int]

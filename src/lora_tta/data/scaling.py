@@ -1,7 +1,7 @@
 """Conversion of decoded frames by libavfilter: crop, resize, colour.
 
-Everything that is encoded is yuv420p in limited range with chroma samples sited left, what H.264 takes for
-granted; swscale alone, unlike libavfilter, would site them in the centre and shift the colours.
+Everything that is encoded is yuv420p in limited range with chroma samples sited left, as H.264
+assumes; swscale alone, unlike libavfilter, would site them in the centre and shift the colours.
 """
 
 from fractions import Fraction
@@ -21,7 +21,7 @@ _SCALING = "flags=bicubic+accurate_rnd"
 class FrameScaler:
     """Turns frames upright, crops their centre and resizes it, to yuv420p.
 
-    The colour matrix, ``colorspace``, stays that of the source where it is BT.709 or BT.601 (the convention
+    The colour matrix, ``colorspace``, is the source's where it is BT.709 or BT.601 (the convention
     for untagged frames: BT.709 from 720 lines on). Anything else becomes BT.709, full range limited.
 
     Args:

@@ -47,7 +47,7 @@ class Rejection:
 
 @dataclass(frozen=True)
 class ClipFormat:
-    """What clips are made: size in pixels, rate in frames per second, and which part of a longer video."""
+    """The format of the clips: size in pixels, rate in frames per second, and the part of a longer video."""
 
     height: int
     width: int
@@ -57,7 +57,7 @@ class ClipFormat:
 
 @dataclass(frozen=True)
 class Timing:
-    """What the packets of a video say without being decoded: frames, and seconds per frame on average."""
+    """The timing of a video, from its packets alone: frames, and seconds per frame on average."""
 
     num_frames: int
     frame_interval: Fraction

@@ -45,7 +45,7 @@ def import_ucf101(source: Path, root: Path, lists: Path | None = None, replace: 
         source: a folder that holds UCF-101 clips at any depth, or an archive of one (.zip, .tar.*, .rar).
         root: the data folder, made if missing.
         lists: folder of the official train/test lists, copied to ``root/ucfTrainTestlist``.
-        replace: remove the videos in ``root`` that are not those of ``source``.
+        replace: remove the videos in ``root`` that ``source`` does not hold.
 
     Raises:
         UserError: ``source`` holds no UCF-101 clips or cannot be unpacked; ``root`` holds other videos and

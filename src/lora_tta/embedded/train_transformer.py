@@ -42,7 +42,7 @@ def build_tokenizer(max_text_tokens: int) -> ByT5Tokenizer:
 
 
 class TextConditionedTransformer(nn.Module):
-    """What is trained together: the transformer and the text encoders whose outputs it reads."""
+    """The parts that are trained together: the transformer and the text encoders whose outputs it reads."""
 
     def __init__(self, recipe: TransformerRecipe) -> None:
         super().__init__()

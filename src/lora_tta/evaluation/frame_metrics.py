@@ -22,7 +22,7 @@ FRAMES_PER_BATCH = 8
 
 
 def psnr(generated: Tensor, target: Tensor) -> Measurement:
-    """Peak signal-to-noise ratio in dB; that of a clip pools the squared error over its frames."""
+    """Peak signal-to-noise ratio in dB; the value of a clip pools the squared error over its frames."""
     pooled = peak_signal_noise_ratio(generated, target, data_range=DATA_RANGE)
     series = _psnr_per_frame(generated, target).cpu().numpy()
     return Measurement(min(float(pooled), MAX_PSNR), series)

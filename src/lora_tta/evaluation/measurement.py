@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Measurement:
-    """The value of a clip, and those of its last frames, (k,) float32, if the metric has them."""
+    """The value of a clip, and the values of its last frames, (k,) float32, if the metric has them."""
 
     value: float
     per_frame: np.ndarray | None = None

@@ -5,7 +5,6 @@ torchvision publishes (233 MB). It is taken from torch hub's checkpoint folder o
 counts as trained only if its SHA-256 starts with the digits in its name.
 """
 
-import hashlib
 import logging
 import socket
 import threading
@@ -26,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 from torchvision.models import AlexNet_Weights
 
 from lora_tta.errors import UserError
+from lora_tta.files import file_sha256
 from lora_tta.records.metric_table import TRAINED_NAME, UNTRAINED_NAME
 
 logger = logging.getLogger(__name__)
@@ -44,14 +44,12 @@ class PerceptualDistance(nn.Module):
     Attributes:
         name: ``"lpips"`` with the ImageNet backbone, ``"lpips_untrained"`` with a random one. Results
             are stored under this name, and the two are never compared with each other.
-        untrained_because: why the backbone is untrained (one sentence), None for the trained one.
     """
 
-    def __init__(self, model: lpips.LPIPS, name: str, untrained_because: str | None) -> None:
+    def __init__(self, model: lpips.LPIPS, name: str) -> None:
         super().__init__()
         self.model = model
         self.name = name
-        self.untrained_because = untrained_because
         self.eval().requires_grad_(False)
 
     def forward(self, generated: Tensor, target: Tensor) -> Tensor:
@@ -85,7 +83,7 @@ def load_perceptual_distance(
         UserError: ``required``, and there is no trained backbone.
     """
     if mode == "untrained":
-        return _untrained_distance("the settings ask for it").to(device)
+        return _untrained_distance().to(device)
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights_url).path).name
     problem = _find_problem(file, weights_url)
     if problem is None:
@@ -100,7 +98,7 @@ def load_perceptual_distance(
         "It is not LPIPS; never compare the two.\nFor LPIPS, download %s\nto %s\n%s",
         *("=" * 100, problem, UNTRAINED_NAME, weights_url, file, "=" * 100),
     )
-    return _untrained_distance(problem).to(device)
+    return _untrained_distance().to(device)
 
 
 def _find_problem(file: Path, url: str) -> str | None:
@@ -108,18 +106,13 @@ def _find_problem(file: Path, url: str) -> str | None:
         failure = _fetch(file, url)
         if failure is not None:
             return f"{file.name} is not in {file.parent} and could not be fetched ({failure})"
-    if not _sha256(file).startswith(_expected_hash(file)):
+    if not file_sha256(file).startswith(_expected_hash(file)):
         return f"{file} is damaged or another file (its SHA-256 does not start with {_expected_hash(file)})"
     return None
 
 
 def _expected_hash(file: Path) -> str:
     return file.stem.rpartition("-")[2]
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @cache
@@ -171,10 +164,10 @@ def _trained_distance(file: Path) -> PerceptualDistance:
     # lpips cuts torchvision's `features` into slices and keeps their numbers: slice2.3 is features.3.
     trunk = {name: published[f"features.{name.partition('.')[2]}"] for name in model.net.state_dict()}
     model.net.load_state_dict(trunk)
-    return PerceptualDistance(model, TRAINED_NAME, untrained_because=None)
+    return PerceptualDistance(model, TRAINED_NAME)
 
 
-def _untrained_distance(reason: str) -> PerceptualDistance:
+def _untrained_distance() -> PerceptualDistance:
     """Plain sum over a random trunk's layers: the heads of LPIPS are calibrated for the trained trunk only.
 
     He-normal weights from NumPy's frozen ``RandomState`` stream and zero biases, so that the distance is
@@ -188,7 +181,7 @@ def _untrained_distance(reason: str) -> PerceptualDistance:
         else:
             scale = (2 / parameter[0].numel()) ** 0.5
             parameter.copy_(torch.from_numpy(scale * stream.standard_normal(tuple(parameter.shape))))
-    return PerceptualDistance(model, UNTRAINED_NAME, untrained_because=reason)
+    return PerceptualDistance(model, UNTRAINED_NAME)
 
 
 class _NoInitialisation(TorchFunctionMode):

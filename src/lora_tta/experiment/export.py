@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from lora_tta.data.video import read_clip_frames
+from lora_tta.errors import UserError
 from lora_tta.experiment.failures import write_failures
 from lora_tta.records.outcome import ClipFailure, ClipOutcome
 from lora_tta.records.results import write_results
@@ -16,7 +17,14 @@ from lora_tta.report.filmstrip import frame_strip
 def export_outcomes(
     folder: Path, outcomes: Sequence[ClipOutcome], failures: Sequence[ClipFailure] = ()
 ) -> None:
-    """Write result tables, ``videos``, ``adapters`` and, where clips failed, ``failed.csv``."""
+    """Write result tables, ``videos``, ``adapters`` and, where clips failed, ``failed.csv``.
+
+    Raises:
+        UserError: there is no outcome.
+    """
+    if failures and not outcomes:
+        first = failures[0]
+        raise UserError(f"all {len(failures)} clips failed; {first.clip.clip_id}: {first.reason}")
     (folder / "videos").mkdir(parents=True, exist_ok=True)
     for outcome in outcomes:
         shutil.copyfile(outcome.video, folder / "videos" / f"{outcome.clip.clip_id}.mp4")

@@ -19,7 +19,7 @@ class LazyModel:
     """A model that is loaded at first use, so that work found in the cache needs none.
 
     Args:
-        params: of the model; its number of threads becomes that of this process.
+        params: of the model; this process takes its number of threads.
         cache_folder: where the model's identity is remembered.
         device_index: which of several GPUs, modulo their number.
         for_encoding: whether captions are to be encoded.

@@ -39,7 +39,6 @@ def load_pipeline(
     path: str | Path,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.bfloat16,
-    vae_tiling: bool = False,
     text_encoders: bool = True,
 ) -> OpenSoraContinuationPipeline:
     """Load a pipeline folder straight onto a device, without a second copy in host memory.
@@ -48,8 +47,6 @@ def load_pipeline(
         path: folder written by `lora-tta convert` or `save_pretrained`.
         device: where the models go.
         dtype: of all models.
-        vae_tiling: whether the VAE always works in spatial tiles, which saves memory; frames larger than
-            256x512 pixels go through it in tiles anyway.
         text_encoders: whether to load the text encoders, nearly half of the published weights; generation
             from embeddings does without.
 
@@ -68,10 +65,7 @@ def load_pipeline(
         name: _load_model(MODEL_CLASSES[name], path / name, files, device, dtype)
         for name, files in weight_files.items()
     }
-    pipeline = OpenSoraContinuationPipeline.from_pretrained(path, **models, **left_out)
-    if vae_tiling:
-        pipeline.vae.enable_tiling()
-    return pipeline
+    return OpenSoraContinuationPipeline.from_pretrained(path, **models, **left_out)
 
 
 def _load_model(

@@ -1,4 +1,4 @@
-"""The preprocessed clip and its manifest: what every later stage reads instead of the raw videos."""
+"""The preprocessed clip and its manifest, which every later stage reads instead of the raw videos."""
 
 import csv
 from collections import defaultdict
@@ -21,8 +21,8 @@ class Clip:
 
     ``window_start`` and ``window_end`` (exclusive) count frames of the source *after* its resampling to
     ``fps``, so the window begins ``window_start / fps`` seconds into the source. ``source_frames`` and
-    ``source_fps`` are those of the source itself. ``source`` is a POSIX path relative to the data root.
-    Sizes are in pixels; ``sha256`` is that of the written file.
+    ``source_fps`` describe the source itself. ``source`` is a POSIX path relative to the data root.
+    Sizes are in pixels; ``sha256`` is the hash of the written file.
     """
 
     clip_id: str

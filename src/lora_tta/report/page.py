@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from lora_tta.evaluation.statistics import PairedComparison
 from lora_tta.files import write_text
 from lora_tta.records.clips import CONDITIONING_FRAMES, NUM_FRAMES
-from lora_tta.records.metric_table import COSTS, METRICS, UNTRAINED_NAME, metric
+from lora_tta.records.metric_table import COSTS, UNTRAINED_NAME, metric
 from lora_tta.records.results import ClipResult, mean_costs, pair_results
 from lora_tta.report.charts import BarChart, LineChart, difference_chart, interval_mark, line_chart
 from lora_tta.report.dvc_plots import clip_differences, frame_curve, loss_curve
@@ -32,7 +32,7 @@ class ClipVideos:
 
 @dataclass(frozen=True)
 class ReportContext:
-    """What the report shows.
+    """The content of the report.
 
     Attributes:
         title: of the page.
@@ -78,6 +78,7 @@ def write_report(path: Path, context: ReportContext) -> None:
         UserError: the two sides hold different clips or metrics.
         FileNotFoundError: a video of a clip that is shown is missing.
     """
+    rows = [metric(name) for name in context.comparisons]
     environment = Environment(
         loader=PackageLoader("lora_tta.report"),
         autoescape=True,
@@ -88,21 +89,19 @@ def write_report(path: Path, context: ReportContext) -> None:
     environment.filters |= {"measured": _measured, "signed": _signed, "number": _number, "cell": _cell}
     page = environment.get_template("report.html").render(
         **{field.name: getattr(context, field.name) for field in fields(context)},
-        labels={row.name: row.title for row in METRICS},
-        short_labels={row.name: row.label for row in METRICS},
-        directions={row.name: row.direction for row in METRICS},
-        compared_with_truth=[row.name for row in METRICS if row.needs_reference],
+        labels={row.name: row.title for row in rows},
+        short_labels={row.name: row.label for row in rows},
+        directions={row.name: row.direction for row in rows},
+        compared_with_truth=[row.name for row in rows if row.needs_reference],
         untrained_name=UNTRAINED_NAME,
         cost_rows=COSTS,
-        metric_rows=[metric(name) for name in context.comparisons],
+        metric_rows=rows,
         conditioning_frames=CONDITIONING_FRAMES,
         num_frames=NUM_FRAMES,
         pairs=pair_results(context.baseline, context.adapted),
         intervals={name: interval_mark(comparison) for name, comparison in context.comparisons.items()},
         difference_charts={name: _difference_chart(context, name) for name in context.comparisons},
-        frame_charts={
-            name: _frame_chart(context, name) for name in context.comparisons if metric(name).per_frame
-        },
+        frame_charts={row.name: _frame_chart(context, row.name) for row in rows if row.per_frame},
         loss_chart=_loss_chart(context.adapted),
         shown=_shown_clips(context),
     )

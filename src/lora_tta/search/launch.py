@@ -48,6 +48,8 @@ def run_local_workers(params: Params, folders: SearchFolders, clips: Sequence[Cl
     if not errors.empty():
         for worker in running:
             worker.terminate()
+        for worker in workers:
+            worker.join()
         raise UserError(errors.get())
     if all(worker.exitcode for worker in workers):
         codes = ", ".join(str(worker.exitcode) for worker in workers)
@@ -78,9 +80,13 @@ def _work(params: Params, folders: SearchFolders, clips: Sequence[Clip], index: 
 class ClusterWorker(Checkpointable):
     """A worker as a cluster's job; after a preemption or a time-out submitit starts it again."""
 
-    def __call__(self, params: Params, folders: SearchFolders, clips: Sequence[Clip]) -> None:
-        """Work until the study is finished."""
-        _work(params, folders, clips)
+    def __call__(self, params: Params, folders: SearchFolders, clips: Sequence[Clip]) -> str | None:
+        """Work until the study is finished; returns the reason in one line if that fails."""
+        try:
+            _work(params, folders, clips)
+        except Exception as error:
+            return reason_of(error)
+        return None
 
 
 def run_slurm_workers(
@@ -92,7 +98,7 @@ def run_slurm_workers(
         logs: folder for submitit's job files and the workers' output, on a disk the nodes share.
 
     Raises:
-        UserError: SLURM is not there or refuses the jobs.
+        UserError: SLURM is not there or refuses the jobs, or a worker failed.
     """
     slurm = params.workers.slurm
     try:
@@ -118,6 +124,9 @@ def run_slurm_workers(
     print(f"{count} workers submitted as jobs {', '.join(job.job_id for job in jobs)}; output in {logs}")
     while _in_queue([job.job_id for job in jobs]):
         time.sleep(POLL_SECONDS)
+    reasons = [job.result() for job in jobs if job.paths.result_pickle.exists()]
+    if failures := [reason for reason in reasons if reason]:
+        raise UserError(failures[0])
 
 
 def _in_queue(job_ids: Sequence[str]) -> bool:

@@ -1,8 +1,9 @@
-"""The Optuna study: where it is stored, and what it has found."""
+"""The Optuna study: its storage and its findings."""
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import IO, Any
 
@@ -94,8 +95,7 @@ def open_study(exports: Path, params: Params, identity: Mapping[str, Any]) -> op
             pruner=build_pruner(search),
             load_if_exists=True,
         )
-        if not study.get_trials(deepcopy=False):
-            restore_study(study, exports, search.space)
+        restore_study(study, exports, search.space)
     return study
 
 
@@ -115,12 +115,13 @@ def _storage(params: Params, cache: ContentCache) -> BaseStorage:
 
 
 def finished_trials(study: optuna.Study, limit: int) -> list[FrozenTrial]:
-    """The first ``limit`` finished trials by number, so that a larger study does not change them."""
-    return study.get_trials(deepcopy=False, states=FINISHED_STATES)[:limit]
+    """The first ``limit`` trials by number, up to one that is not finished: a larger study has the same."""
+    trials = study.get_trials(deepcopy=False)[:limit]
+    return list(takewhile(lambda trial: trial.state in FINISHED_STATES, trials))
 
 
 def trial_key(study: optuna.Study, number: int) -> str:
-    """A name of the trial among those of all studies."""
+    """A name of the trial, unique among all studies."""
     return f"{study.study_name}/{number}"
 
 
@@ -167,14 +168,14 @@ def is_feasible(trial: FrozenTrial) -> bool:
     return all(value <= 0 for value in trial.constraints.values())
 
 
-def trial_table(trials: list[FrozenTrial], with_costs: bool = False) -> pd.DataFrame:
+def trial_table(trials: list[FrozenTrial], costs: Collection[str] = ()) -> pd.DataFrame:
     """One row a trial: number, state, point, and the mean over its clips of everything measured.
 
     Args:
         trials: finished ones.
-        with_costs: whether to add the costs, which differ whenever they are measured.
+        costs: names of the costs to add; they differ whenever they are measured.
     """
-    left_out = set() if with_costs else {cost.name for cost in COSTS}
+    left_out = {cost.name for cost in COSTS}.difference(costs)
     rows = [
         {
             "trial": trial.number,

@@ -5,7 +5,7 @@ end of a search. A clone of the repository continues the study from it.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +21,31 @@ from lora_tta.records.metric_table import COSTS
 EXPORTED = ("means", "clips", "failure")
 
 
-def export_study(study: optuna.Study, trials: Sequence[FrozenTrial], folder: Path) -> Path:
-    """Write finished trials to ``folder/<name of the study>.json``."""
+def export_study(
+    study: optuna.Study, trials: Sequence[FrozenTrial], folder: Path, costs: Collection[str] = ()
+) -> Path:
+    """Write finished trials to ``folder/<name of the study>.json``.
+
+    Args:
+        study: the study.
+        trials: its first trials by number, all finished.
+        folder: of the exports.
+        costs: names of the costs to keep, which the study optimises or constrains.
+    """
     path = folder / f"{study.study_name}.json"
     values = {
         "study": study.study_name,
         "directions": [direction.name.lower() for direction in study.directions],
-        "trials": [_exported(trial) for trial in trials],
+        "trials": [_exported(trial, costs) for trial in trials],
     }
     write_text(path, json.dumps(values, indent=1) + "\n")
     return path
 
 
 def restore_study(study: optuna.Study, folder: Path, space: Mapping[str, Sequence[Any]]) -> None:
-    """Add the trials of the study's export, if there is one, to the empty study.
+    """Add the trials of the study's export, if there is one, that the study lacks.
+
+    A study that has other trials than the export's first ones is left as it is.
 
     Raises:
         UserError: the export is damaged.
@@ -46,18 +57,23 @@ def restore_study(study: optuna.Study, folder: Path, space: Mapping[str, Sequenc
         name: CategoricalDistribution(choices) for name, choices in space.items()
     }
     try:
-        trials = [_restored(values, distributions) for values in json.loads(path.read_text())["trials"]]
+        exported = [_restored(values, distributions) for values in json.loads(path.read_text())["trials"]]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}): run dvc checkout {folder}") from None
-    study.add_trials(trials)
+    held = study.get_trials(deepcopy=False)
+    common = exported[: len(held)]
+    if [(trial.state, trial.params) for trial in held] == [(trial.state, trial.params) for trial in common]:
+        study.add_trials(exported[len(held) :])
 
 
-def _exported(trial: FrozenTrial) -> dict[str, Any]:
-    costs = {cost.name for cost in COSTS}
+def _exported(trial: FrozenTrial, costs: Collection[str]) -> dict[str, Any]:
+    left_out = {cost.name for cost in COSTS}.difference(costs)
     attributes = {name: trial.user_attrs[name] for name in EXPORTED if name in trial.user_attrs}
+    if trial.state != TrialState.FAIL:
+        attributes.pop("failure", None)  # of a try before the one that succeeded
     if "means" in attributes:
         attributes["means"] = {
-            name: value for name, value in attributes["means"].items() if name not in costs
+            name: value for name, value in attributes["means"].items() if name not in left_out
         }
     return {
         "number": trial.number,

@@ -1,4 +1,4 @@
-"""Plotly figures of a study: how it went, what mattered, and what it found."""
+"""Plotly figures of a study: its course, its result, and the importance of each setting."""
 
 import optuna
 from optuna import visualization

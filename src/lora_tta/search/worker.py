@@ -62,7 +62,7 @@ class Worker:
         params: of the pipeline.
         folders: of this search.
         clips: in the order in which every trial goes through them.
-        index: of this worker among those of its machine; picks the GPU.
+        index: of this worker among the workers of its machine; picks the GPU.
     """
 
     def __init__(self, params: Params, folders: SearchFolders, clips: Sequence[Clip], index: int = 0):
@@ -124,22 +124,27 @@ class Worker:
 
     def _run(self, trial: optuna.Trial, experiment_id: str, parent_run_id: str) -> None:
         """Run a claimed trial on the clips, log it, and tell the study."""
-        name = f"trial {trial.number:03d}: {describe(point_of(trial))}"
+        title = f"trial {trial.number:03d}: {describe(point_of(trial))}"
         key = trial_key(self.study, trial.number)
         with self._tracking_lock:
-            run_id = open_trial_run(experiment_id, name, key, parent_run_id)
+            run_id = open_trial_run(experiment_id, title, key, parent_run_id)
         try:
-            with tracked_run(experiment_id, name, "trial", run_id=run_id), self.runner.cache.leasing():
+            with tracked_run(experiment_id, title, "trial", run_id=run_id), self.runner.cache.leasing():
                 log_settings(
                     dict(point_of(trial))
                     | {"adaptation": self.params.adaptation.at(point_of(trial)).model_dump(mode="json")}
                     | self.params.model_dump(mode="json", include={"generation", "model"})
                 )
-                outcomes, pruned = self._run_clips(trial, name)
+                outcomes, pruned = self._run_clips(trial, title)
                 results = [outcome.result for outcome in outcomes]
                 means = mean_metrics(results) | mean_costs(results)
                 if not all_finite(means):
                     raise FailedWork(f"means are not finite: {means}")
+                values = [means[objective.metric] for objective in self.search.objectives]
+                constraints = {
+                    constraint.metric: means[constraint.metric] - constraint.at_most
+                    for constraint in self.search.constraints
+                }
                 baseline = [self.runner.run(outcome.clip, None) for outcome in outcomes]
                 strips = {
                     outcome.clip.clip_id: strip(self.runner.clips_folder, outcome, before)
@@ -157,12 +162,12 @@ class Worker:
                 return
             trial.set_user_attr(MEANS_ATTRIBUTE, means)
             trial.set_user_attr(CLIPS_ATTRIBUTE, len(outcomes))
-            for constraint in self.search.constraints:
-                trial.set_constraint(constraint.metric, means[constraint.metric] - constraint.at_most)
+            for name, value in constraints.items():
+                trial.set_constraint(name, value)
             if pruned:
                 self.study.tell(trial, state=TrialState.PRUNED)
             else:
-                self.study.tell(trial, [means[objective.metric] for objective in self.search.objectives])
+                self.study.tell(trial, values)
 
     def _fail(self, trial: optuna.Trial, error: Exception) -> None:
         """Count a failed try; the trial has failed after the last one, and is open to be claimed before."""
@@ -179,12 +184,12 @@ class Worker:
             else:
                 trial.set_user_attr(WORKER_ATTRIBUTE, None)
 
-    def _run_clips(self, trial: optuna.Trial, name: str) -> tuple[list[ClipOutcome], bool]:
+    def _run_clips(self, trial: optuna.Trial, title: str) -> tuple[list[ClipOutcome], bool]:
         """The clips in order, until the pruner stops the trial; says whether it did."""
         outcomes: list[ClipOutcome] = []
         metric = self.search.objectives[0].metric
         for index, clip in enumerate(
-            tqdm(self.clips, name, unit="clip", leave=False, disable=not self._shows_progress)
+            tqdm(self.clips, title, unit="clip", leave=False, disable=not self._shows_progress)
         ):
             outcomes.append(self.runner.run(clip, point_of(trial)))
             if len(self.search.objectives) > 1:

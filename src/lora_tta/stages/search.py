@@ -8,6 +8,7 @@ from lora_tta.config import Params
 from lora_tta.errors import UserError, report_user_errors
 from lora_tta.experiment.pool import call_in_process
 from lora_tta.records.clips import Clip, read_manifest
+from lora_tta.records.metric_table import COSTS
 from lora_tta.records.point import describe
 from lora_tta.records.search_folders import SearchFolders
 from lora_tta.search.launch import WORKER_MODULE, run_local_workers, run_slurm_workers
@@ -38,6 +39,7 @@ def main(processes: int | None = None, cluster: str | None = None) -> None:
 
 def _conclude(params: Params, clips: Sequence[Clip]) -> None:
     """Write the findings of the study, in a process that has imported all of this for its work on a trial."""
+    import optuna
     from optuna.trial import TrialState
 
     from lora_tta.experiment.runner import ClipRunner
@@ -80,9 +82,12 @@ def _conclude(params: Params, clips: Sequence[Clip]) -> None:
         "point": best.params,
         "objectives": dict(zip(metrics, values_of(best), strict=True)),
     }
-    figures = study_figures(study, metrics)
-    export_study(study, trials, STUDY)
-    write_csv(TRIALS, trial_table(trials))
+    chosen = {item.metric for item in (*params.search.objectives, *params.search.constraints)}
+    shown = optuna.create_study(directions=study.directions)
+    shown.add_trials(trials)
+    figures = study_figures(shown, metrics)
+    export_study(study, trials, STUDY, chosen)
+    write_csv(TRIALS, trial_table(trials, chosen))
     for name, figure in figures.items():
         write_text(FIGURES / f"{name}.json", figure.to_json())
     write_text(BEST, json.dumps(summary, indent=1) + "\n")
@@ -93,7 +98,7 @@ def _conclude(params: Params, clips: Sequence[Clip]) -> None:
         study.study_name,
         trial_key(study, best.number),
         best.params | best.user_attrs[MEANS_ATTRIBUTE],
-        trial_table(trials, with_costs=True),
+        trial_table(trials, [cost.name for cost in COSTS]),
         figures,
     )
     print(f"best of {len(trials)} trials: {describe(best.params)}, {summary['objectives']}")

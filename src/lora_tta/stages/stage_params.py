@@ -1,4 +1,4 @@
-"""The settings of a stage, whose cache and MLflow store are those of the repository the user works in."""
+"""The settings of a stage; its cache and MLflow store belong to the repository that the user works in."""
 
 import os
 from pathlib import Path

@@ -4,11 +4,11 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from lora_adapters import lora
+from tiny_model import TEXT_WIDTH, tiny_transformer
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from lora_tta.adaptation.methods.lora import fresh_adapter, remove_adapter
-from lora_tta.config import AdaptationParams, load_params
 from lora_tta.models import OpenSoraTransformer3DModel
 from lora_tta.models.lora_targets import adapter_layers
 from lora_tta.models.speed import acceleration
@@ -20,27 +20,13 @@ from lora_tta.models.speed.acceleration import (
     mark_rank_dynamic,
 )
 
-SIZES = {
-    "num_layers": 2,
-    "num_single_layers": 2,
-    "attention_head_dim": 32,
-    "num_attention_heads": 2,
-    "joint_attention_dim": 48,
-    "pooled_projection_dim": 24,
-    "axes_dims_rope": (4, 14, 14),
-}
 NUM_TOKENS, TEXT_LENGTH = 24, 8
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 
 
-@pytest.fixture
-def params() -> AdaptationParams:
-    return load_params().adaptation
-
-
 def build_transformer(device: str = "cpu") -> OpenSoraTransformer3DModel:
-    torch.manual_seed(0)
-    return OpenSoraTransformer3DModel(**SIZES).requires_grad_(False).eval().to(device)
+    """With two blocks of each kind: the first double-stream and the last single-stream one are special."""
+    return tiny_transformer(num_layers=2, num_single_layers=2).requires_grad_(False).to(device)
 
 
 def random_inputs(batch: int, device: str = "cpu", seed: int = 0) -> dict[str, Tensor]:
@@ -52,22 +38,22 @@ def random_inputs(batch: int, device: str = "cpu", seed: int = 0) -> dict[str, T
     return {
         "hidden_states": normal(batch, NUM_TOKENS, 64),
         "img_ids": torch.arange(NUM_TOKENS * 3, device=device).reshape(NUM_TOKENS, 3) % 5,
-        "encoder_hidden_states": normal(batch, TEXT_LENGTH, 48),
+        "encoder_hidden_states": normal(batch, TEXT_LENGTH, TEXT_WIDTH),
         "txt_ids": torch.zeros(TEXT_LENGTH, 3, device=device),
         "timestep": torch.full((batch,), 0.3, device=device),
-        "pooled_projections": normal(batch, 24),
+        "pooled_projections": normal(batch, TEXT_WIDTH),
         "condition": normal(batch, NUM_TOKENS, 68),
     }
 
 
 @pytest.mark.usefixtures("_fresh_compiler")
-def test_blocks_compiled_once_serve_every_layer_reset_and_rank(params):
+def test_blocks_compiled_once_serve_every_layer_reset_and_rank():
     counter = CompileCounterWithBackend("aot_eager")
     transformer = build_transformer()
     transformer.fuse_projections()
     compile_blocks(transformer, backend=counter)
     for rank, seed in [(4, 0), (4, 1), (8, 0), (16, 0)]:
-        fresh_adapter(transformer, rank, params, seed)
+        lora(transformer, rank).attach(seed)
         mark_rank_dynamic(transformer)
         for step in range(2):
             transformer(**random_inputs(1, seed=step)).sample.square().mean().backward()
@@ -141,11 +127,11 @@ def test_without_graphs_to_give_up_a_lack_of_memory_is_reported():
 
 @gpu
 @pytest.mark.usefixtures("_fresh_compiler")
-def test_the_accelerated_model_predicts_and_learns_like_the_plain_one(params):
+def test_the_accelerated_model_predicts_and_learns_like_the_plain_one():
     plain, accelerated = build_transformer("cuda"), build_transformer("cuda")
     accelerate(accelerated)
     for rank in (4, 8):
-        adapters = [put_in_trained_adapter(model, rank, params) for model in (plain, accelerated)]
+        adapters = [put_in_trained_adapter(model, rank) for model in (plain, accelerated)]
         for batch in (1, 3):
             inputs = random_inputs(batch, "cuda")
             with torch.no_grad():
@@ -160,10 +146,11 @@ def test_the_accelerated_model_predicts_and_learns_like_the_plain_one(params):
 
 
 def put_in_trained_adapter(
-    model: OpenSoraTransformer3DModel, rank: int, params: AdaptationParams
+    model: OpenSoraTransformer3DModel, rank: int, seed: int = 0
 ) -> list[torch.nn.Parameter]:
-    weights = fresh_adapter(model, rank, params, seed=0)
-    generator = torch.Generator().manual_seed(0)
+    """An adapter that changes the output, the same for the same seed."""
+    weights = lora(model, rank).attach(seed)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in weights:
             weight.add_(torch.randn(weight.shape, generator=generator).to(weight.device) / 10)
@@ -189,18 +176,12 @@ def test_replays_give_the_velocity_of_each_input(pair):
 
 
 @gpu
-def test_replays_give_the_gradients_of_a_reset_adapter(pair, params):
+def test_replays_give_the_gradients_of_a_reset_adapter(pair):
     plain, graphed, forward = pair
     for rank, seed, captured in [(4, 0, 1), (4, 1, 1), (8, 2, 1)]:
-        adapters = [fresh_adapter(model, rank, params, seed) for model in (plain, graphed)]
-        for weights in adapters:
-            generator = torch.Generator().manual_seed(seed)
-            with torch.no_grad():
-                for weight in weights:
-                    weight.add_(torch.randn(weight.shape, generator=generator).cuda() / 10)
+        adapters = [put_in_trained_adapter(model, rank, seed) for model in (plain, graphed)]
         inputs = random_inputs(1, "cuda", seed)
         for model in (plain, graphed):
-            model.train()
             model(**inputs).sample.square().mean().backward()
         for expected, weight in zip(*adapters, strict=True):
             torch.testing.assert_close(weight.grad, expected.grad)
@@ -209,14 +190,13 @@ def test_replays_give_the_gradients_of_a_reset_adapter(pair, params):
 
 
 @gpu
-def test_adapters_put_in_taken_out_and_merged_are_noticed(pair, params):
+def test_adapters_put_in_taken_out_and_merged_are_noticed(pair):
     plain, graphed, _ = pair
     inputs = random_inputs(1, "cuda")
 
     def put_in_adapter(model: OpenSoraTransformer3DModel) -> None:
-        for weight in fresh_adapter(model, 4, params, seed=0):
+        for weight in lora(model, 4).attach(seed=0):
             weight.fill_(0.05)
-        model.eval()
 
     with torch.no_grad():
         without = graphed(**inputs).sample
@@ -225,7 +205,7 @@ def test_adapters_put_in_taken_out_and_merged_are_noticed(pair, params):
         adapted = graphed(**inputs).sample
         assert not torch.allclose(adapted, without, atol=1e-3)
         torch.testing.assert_close(adapted, plain(**inputs).sample)
-        remove_adapter(graphed)
+        lora(graphed, 4).detach()
         torch.testing.assert_close(graphed(**inputs).sample, without)
         put_in_adapter(graphed)
         for layer in adapter_layers(graphed):

@@ -8,12 +8,11 @@ from types import ModuleType
 
 import pytest
 import torch
+from lora_adapters import lora
+from tiny_model import TEXT_WIDTH, tiny_transformer
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from lora_tta.adaptation.methods.lora import fresh_adapter
-from lora_tta.config import load_params
-from lora_tta.models import OpenSoraTransformer3DModel
 from lora_tta.models.fused_linears import Projected
 from lora_tta.models.speed.acceleration import compile_blocks, mark_rank_dynamic
 from lora_tta.models.transformer import RotaryEmbedding, qkv_heads
@@ -110,20 +109,21 @@ def test_projections_may_be_parts_of_other_tensors(kernel):
 @runs_kernels
 @pytest.mark.usefixtures("_fresh_compiler")
 def test_a_compiled_model_predicts_and_learns_the_same_for_every_rank(kernel):
-    torch.manual_seed(0)
-    sizes = {"num_layers": 1, "num_single_layers": 1, "num_attention_heads": 2, "attention_head_dim": 16}
-    widths = {"joint_attention_dim": 8, "pooled_projection_dim": 8, "axes_dims_rope": (4, 6, 6)}
-    transformer = OpenSoraTransformer3DModel(**sizes, **widths).to(DEVICE)
-    shapes = {"hidden_states": (1, 4, 64), "encoder_hidden_states": (1, 2, 8), "condition": (1, 4, 68)}
+    transformer = tiny_transformer().to(DEVICE)
+    shapes = {
+        "hidden_states": (1, 4, 64),
+        "encoder_hidden_states": (1, 2, TEXT_WIDTH),
+        "condition": (1, 4, 68),
+        "pooled_projections": (1, TEXT_WIDTH),
+    }
     inputs = {name: torch.randn(shape, device=DEVICE) for name, shape in shapes.items()} | {
         "img_ids": torch.arange(12, device=DEVICE).reshape(4, 3) % 5,
         "txt_ids": torch.zeros(2, 3, device=DEVICE),
         "timestep": torch.full((1,), 0.3, device=DEVICE),
-        "pooled_projections": torch.randn(1, 8, device=DEVICE),
     }
 
     def prediction_and_gradients(rank: int) -> tuple[Tensor, ...]:
-        weights = fresh_adapter(transformer, rank, load_params().adaptation, seed=0)
+        weights = lora(transformer, rank).attach(seed=0)
         torch.manual_seed(0)
         with torch.no_grad():
             for weight in weights:

@@ -78,7 +78,7 @@ class Method:
         return {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in stored.items()}
 
     def load(self, folder: Path) -> None:
-        """Attach a saved adapter; rank, alpha and layers are those of its configuration."""
+        """Attach a saved adapter; its configuration gives rank, alpha and layers."""
         config = PeftConfig.from_pretrained(str(folder))
         if not self._holds(config):
             self._inject(config)

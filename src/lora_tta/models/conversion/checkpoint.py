@@ -151,7 +151,7 @@ def write_shards(
     max_shard_size: int | str,
 ) -> None:
     """Convert a checkpoint into shards of limited size, with the index diffusers and transformers read."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     source_of: dict[str, str] = {}
     planned: dict[str, Tensor] = {}
     for key, tensor in checkpoint.shapes.items():

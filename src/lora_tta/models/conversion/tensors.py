@@ -7,16 +7,13 @@ keys, so permuting the channels of each head of Q, K and their norms turns the s
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLHunyuanVideo
-from torch import Tensor, nn
+from torch import Tensor
 
 from lora_tta.models.packing import PATCH_SIZE
-from lora_tta.models.transformer import OpenSoraTransformer3DModel
-from lora_tta.models.vae import disable_framewise_coding
 
 TRANSFORMER_CONFIG_KEYS = (
     "in_channels",
@@ -240,46 +237,6 @@ class TransformerTensorConverter:
         return pairs.transpose(1, 2).flatten(0, 2)
 
 
-def convert_transformer(
-    state_dict: Mapping[str, Tensor], config: Mapping[str, Any]
-) -> OpenSoraTransformer3DModel:
-    """Load a published transformer state dict, in the separate or the fused layout, into the diffusers model.
-
-    Args:
-        state_dict: tensors under the keys of `Open_Sora_v2.safetensors`.
-        config: the published sizes, like `PUBLISHED_TRANSFORMER_CONFIG`.
-
-    Returns:
-        The model in eval mode, with its own copy of the weights, in their dtype and on their device.
-
-    Raises:
-        ValueError: naming missing or unexpected keys, wrong shapes, or missing configuration entries.
-    """
-    convert_tensor = TransformerTensorConverter(config, state_dict)
-    return _build(lambda: OpenSoraTransformer3DModel(**convert_tensor.config), state_dict, convert_tensor)
-
-
-def convert_vae(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> AutoencoderKLHunyuanVideo:
-    """Load a published VAE state dict into diffusers' HunyuanVideo VAE, which has the same layout.
-
-    Args:
-        state_dict: tensors under the keys of `hunyuan_vae.safetensors`.
-        config: the published sizes, like `PUBLISHED_VAE_CONFIG`.
-
-    Returns:
-        The VAE in eval mode, with its own copy of the weights, encoding and decoding whole videos (see
-        `disable_framewise_coding`).
-
-    Raises:
-        ValueError: naming missing or unexpected keys, wrong shapes, or missing configuration entries.
-    """
-    arguments = vae_config(config)
-    vae = _build(
-        lambda: AutoencoderKLHunyuanVideo(**arguments), state_dict, lambda key, tensor: {key: tensor}
-    )
-    return disable_framewise_coding(vae)
-
-
 def check_converted_keys(expected: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> None:
     """Compare converted keys and shapes with a model's.
 
@@ -298,22 +255,6 @@ def check_converted_keys(expected: Mapping[str, Tensor], shapes: Mapping[str, to
     found = [f"{kind}: {_shorten(names)}" for kind, names in problems.items() if names]
     if found:
         raise ValueError("the checkpoint does not fit its configuration; tensors " + "; ".join(found))
-
-
-def _build(
-    create: Callable[[], nn.Module],
-    state_dict: Mapping[str, Tensor],
-    convert_tensor: Callable[[str, Tensor], dict[str, Tensor]],
-) -> nn.Module:
-    with torch.device("meta"):
-        module = create()
-    converted: dict[str, Tensor] = {}
-    for key, tensor in state_dict.items():
-        for new_key, part in convert_tensor(key, tensor).items():
-            converted[new_key] = part.clone(memory_format=torch.contiguous_format)
-    check_converted_keys(module.state_dict(), {key: tensor.shape for key, tensor in converted.items()})
-    module.load_state_dict(converted, assign=True)
-    return module.eval()
 
 
 def _split_key(key: str) -> tuple[str, str | None, str]:

@@ -1,0 +1,99 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lora_tta.cli.main import main
+from lora_tta.config import load_params
+
+
+def test_params_sets_a_value_and_keeps_the_comments(workspace):
+    before = (workspace / "params.yaml").read_text().splitlines()
+    assert main(["params", "search.n_trials=9", "search.space.rank=[2, 4]"]) == 0
+    params = load_params(workspace / "params.yaml")
+    assert (params.search.n_trials, params.search.space["rank"]) == (9, [2, 4])
+    after = (workspace / "params.yaml").read_text().splitlines()
+    changed = [line for line in after if line not in before]
+    assert [line.split(":")[0].strip() for line in changed] == ["n_trials", "rank"]
+    assert "# trials in all" in changed[0]
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "search.n_trials=none",
+        "search.trials=3",
+        "n_trials=3",
+        "search.n_trials",
+        "search=1",
+        "search.space=1",
+        "search.space.rank.low=1",
+        "search.n_trials=[1",
+    ],
+)
+def test_params_refuses_a_wrong_assignment_in_one_line_and_leaves_the_file(workspace, capsys, assignment):
+    before = (workspace / "params.yaml").read_text()
+    assert main(["params", assignment]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
+    assert (workspace / "params.yaml").read_text() == before
+
+
+@pytest.mark.parametrize("root", ["it's a & b", "[1, 2", "a: b # c", "null", "007", "ä=ö", '"quoted"'])
+def test_a_data_root_is_taken_as_it_is_written(workspace, root):
+    assert main(["params", "--data-root", root]) == 0
+    assert load_params(workspace / "params.yaml").data.root == Path(root)
+
+
+@pytest.mark.parametrize("root", ["it's a & b", "a=b"])
+def test_a_data_root_can_be_assigned_like_any_other_setting(workspace, root):
+    assert main(["params", f"data.root={root}"]) == 0
+    assert load_params(workspace / "params.yaml").data.root == Path(root)
+
+
+@pytest.mark.parametrize("value", [".inf", ".nan", "-.inf"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "adaptation.learning_rate",
+        "adaptation.weight_decay",
+        "adaptation.max_grad_norm",
+        "adaptation.method.alpha_over_rank",
+        "workers.heartbeat_seconds",
+        "cache.max_gigabytes",
+    ],
+)
+def test_a_setting_that_is_not_finite_is_refused_in_one_line_that_names_it(workspace, capsys, key, value):
+    assert main(["params", f"{key}={value}"]) == 2
+    message = capsys.readouterr().err
+    section, _, name = key.partition(".")
+    assert section in message
+    assert name.rpartition(".")[2] in message
+    assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize("key", ["generation.guidance_scale", "generation.image_guidance_scale"])
+def test_a_guidance_scale_that_is_not_finite_is_refused(workspace, capsys, key):
+    for value in (".inf", ".nan"):
+        assert main(["params", f"{key}={value}"]) == 2
+        assert key in capsys.readouterr().err
+
+
+def test_the_presets_lead_to_the_full_model_and_back(workspace, tiny_model):
+    before = load_params(workspace / "params.yaml")
+    for name in ("embedded", "opensora-v2"):
+        shutil.copytree(tiny_model, workspace / "models" / name)
+    assert main(["params", "--preset", "opensora-v2"]) == 0
+    full = load_params(workspace / "params.yaml")
+    assert (full.preprocess.height, full.preprocess.width, full.model.dtype) == (192, 336, "bfloat16")
+    assert (full.generation.guidance_scale, full.generation.image_guidance_scale) == (7.5, 3.0)
+    assert main(["params", "--preset", "embedded"]) == 0
+    assert load_params(workspace / "params.yaml") == before
+
+
+def test_missing_weights_name_the_files_their_source_and_the_conversion(workspace, capsys):
+    assert main(["params", "--preset", "opensora-v2"]) == 2
+    message = capsys.readouterr().err
+    for part in ("hpcai-tech/Open-Sora-v2", "Open_Sora_v2.safetensors", "lora-tta convert"):
+        assert part in message
