@@ -1,4 +1,4 @@
-"""What a user may search and optimise, by the command that sets it, and the settings at a point of the space."""
+"""What a user may search and optimise, and the settings at a point of the space."""
 
 import pytest
 from pydantic import ValidationError
@@ -38,13 +38,116 @@ def test_any_setting_of_the_adaptation_and_its_method_can_be_searched(workspace,
         assert choice == getattr(adaptation, name, None) or choice == getattr(adaptation.method, name)
 
 
-@pytest.mark.parametrize(
-    ("name", "nearest"), [("wieght_decay", "weight_decay"), ("ranks", "rank"), ("alpha", "alpha_over_rank")]
-)
-def test_an_unknown_name_in_the_space_is_refused_with_the_nearest_valid_one(
-    workspace, capsys, name, nearest
-):
+@pytest.mark.parametrize(("name", "nearest"), [("wieght_decay", "weight_decay"), ("ranks", "rank")])
+def test_an_unknown_name_in_the_space_is_refused_with_the_nearest_valid_one(workspace, capsys, name, nearest):
     message = refusal(capsys, f"search.space.{name}=[1]")
-    assert f"search.space: {name} is no setting of adaptation" in message
-    if name != "alpha":  # too far from any
-        assert f"{nearest} is" in message
+    assert f"search.space: {name} is no setting of adaptation, {nearest} is" in message
+
+
+def test_a_name_in_the_space_that_resembles_none_is_refused_without_a_proposal(workspace, capsys):
+    assert "search.space: xyz is no setting of adaptation\n" in refusal(capsys, "search.space.xyz=[1]")
+
+
+@pytest.mark.parametrize("name", ["method", "name"])
+def test_the_method_itself_is_not_searched(workspace, capsys, name):
+    assert f"search.space: {name} is no setting of adaptation" in refusal(
+        capsys, f"search.space.{name}=[lora]"
+    )
+
+
+@pytest.mark.xfail(strict=True, reason="config.py: AdaptationParams.at proposes the name that it refuses")
+@pytest.mark.parametrize("name", ["method", "name"])
+def test_a_refused_name_is_not_proposed(workspace, capsys, name):
+    assert f"{name} is\n" not in refusal(capsys, f"search.space.{name}=[lora]")
+
+
+@pytest.mark.parametrize("choices", ["[2,2]", "[2, 4, 2.0]"])
+def test_a_choice_that_is_named_twice_is_refused(workspace, capsys, choices):
+    assert "space.rank holds 2 twice" in refusal(capsys, f"search.space.rank={choices}")
+
+
+@pytest.mark.parametrize(
+    ("name", "choices"),
+    [
+        ("learning_rate", "[.inf]"),
+        ("learning_rate", "[1.0e-3, .nan]"),
+        ("weight_decay", "[-.inf]"),
+        ("rank", "[.nan]"),
+        ("rank", "[2.5]"),
+        ("num_steps", "[0]"),
+        ("condition", "[prefx]"),
+        ("rank", "[]"),
+    ],
+)
+def test_a_choice_that_is_no_value_of_its_setting_is_refused_and_named(workspace, capsys, name, choices):
+    assert f"search.space.{name}: " in refusal(capsys, f"search.space.{name}={choices}")
+
+
+@pytest.mark.parametrize(
+    ("assignment", "list_name"),
+    [
+        (
+            "search.objectives=[{metric: psnr, direction: maximize}, {metric: psnr, direction: minimize}]",
+            "objectives",
+        ),
+        ("search.constraints=[{metric: psnr, at_most: 9}, {metric: psnr, at_most: 8}]", "constraints"),
+    ],
+)
+def test_a_metric_that_is_named_twice_is_refused(workspace, capsys, assignment, list_name):
+    assert f"{list_name} holds psnr twice" in refusal(capsys, assignment)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "key", "nearest"),
+    [
+        ("search.objectives=[{metric: pnsr, direction: maximize}]", "search.objectives.0.metric", "psnr"),
+        (
+            "search.constraints=[{metric: peak_memory, at_most: 9}]",
+            "search.constraints.0.metric",
+            "peak_memory_mib",
+        ),
+    ],
+)
+def test_a_wrong_name_of_a_metric_is_refused_with_the_nearest_one(
+    workspace, capsys, assignment, key, nearest
+):
+    message = refusal(capsys, assignment)
+    assert f"{key}: " in message
+    assert f"did you mean {nearest}?" in message
+
+
+@pytest.mark.parametrize("limit", [".inf", ".nan"])
+def test_a_constraint_that_is_not_finite_is_refused(workspace, capsys, limit):
+    message = refusal(capsys, f"search.constraints=[{{metric: psnr, at_most: {limit}}}]")
+    assert "search.constraints.0.at_most: " in message
+
+
+@pytest.fixture
+def adaptation(workspace) -> AdaptationParams:
+    return load_params().adaptation
+
+
+def test_at_a_point_its_values_replace_those_of_the_adaptation_and_of_its_method(adaptation):
+    there = adaptation.at({"rank": 2, "num_steps": 7})
+    assert (there.method.rank, there.num_steps) == (2, 7)
+    assert there.at({"rank": adaptation.method.rank, "num_steps": adaptation.num_steps}) == adaptation
+    assert adaptation.at({}) == adaptation
+
+
+def test_at_a_point_a_whole_number_counts_as_a_fraction(adaptation):
+    there = adaptation.at({"learning_rate": 1, "alpha_over_rank": 3})
+    assert (there.learning_rate, there.method.alpha_over_rank) == (1.0, 3.0)
+    assert type(there.learning_rate) is type(there.method.alpha_over_rank) is float
+
+
+def test_at_a_point_an_unknown_name_is_an_error_with_the_nearest_one(adaptation):
+    with pytest.raises(ValueError, match=r"^learn_rate is no setting of adaptation, learning_rate is"):
+        adaptation.at({"learn_rate": 1e-3})
+
+
+@pytest.mark.parametrize(
+    "point", [{"rank": 0}, {"rank": 2.5}, {"learning_rate": -1.0}, {"condition": "prefx"}]
+)
+def test_at_a_point_an_invalid_value_is_an_error_that_names_its_setting(adaptation, point):
+    with pytest.raises(ValidationError, match=next(iter(point))):
+        adaptation.at(point)

@@ -103,7 +103,9 @@ def _storage(params: Params, cache: ContentCache) -> BaseStorage:
     url = params.search.storage
     if url is not None:
         try:
-            return optuna.storages.get_storage(url)
+            # One process makes the tables of an empty database.
+            with cache.lock({"tables": url}):
+                return optuna.storages.get_storage(url)
         except Exception as error:
             raise UserError(
                 f"search.storage {url} cannot be opened ({reason_of(error)}): check the URL"
