@@ -4,13 +4,14 @@ DATA ?=
 UV_VERSION := >=0.9,<1
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# The shell reads it from the environment, so that any folder name is taken as it is written.
+# The shell reads it from the environment, and make expands no `$` in it: any folder name is taken as it is written.
+override DATA := $(value DATA)
 export DATA
 
 .PHONY: help demo test ui dashboard lint setup pull lock clean
 
 help:                       ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: setup pull            ## run the whole pipeline; DATA=folder takes your own videos
 	@if [ -n "$$DATA" ]; then lora-tta params --data-root "$$DATA"; fi

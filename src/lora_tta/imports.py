@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """For a block of imports, which leave nothing to collect but are searched for it again and again.
+    """Import without the collector, which would search the imported objects again and again for nothing.
 
     The search takes a fifth of the time of importing torch, diffusers and MLflow (docs/performance.md).
     Later collections leave out what has been imported, and forked processes go on sharing it.

@@ -107,7 +107,8 @@ def test_the_table_names_failures_and_holds_costs_on_demand(tmp_path, with_searc
     assert list(table["failure"].fillna("")) == ["the training loss is nan at step 2", ""]
     assert list(table["psnr"].fillna(0)) == [0, 20]
     assert "adapt_seconds_per_clip" not in table
-    assert trial_table(finished_trials(study, 2), with_costs=True)["adapt_seconds_per_clip"][1] == 3
+    with_costs = trial_table(finished_trials(study, 2), costs=["adapt_seconds_per_clip"])
+    assert with_costs["adapt_seconds_per_clip"][1] == 3
 
 
 def test_an_unreachable_database_is_one_line(tmp_path, with_search):

@@ -9,8 +9,8 @@ from typing import Any
 
 from lora_tta.cache.closure import ROOT, code_without_prose, import_closure, libraries, source_files
 
-# Their values are in the keys themselves: the settings, and the names and functions of the metrics. So the code
-# that parses the settings does not count, and no label of a metric.
+# The keys themselves hold the values of the settings, and the names and functions of the metrics. So the code
+# that parses settings does not count, and no label of a metric does.
 IN_KEYS = ("lora_tta.config", "lora_tta.records.metric_table")
 
 

@@ -31,8 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         UserError: an assignment names no setting, or the result is invalid; the file is left as it was.
     """
-    yaml = YAML()
-    yaml.preserve_quotes = True
+    yaml = _yaml()
     load_params(PARAMS_FILE)
     document = yaml.load(PARAMS_FILE)
     if arguments.preset:
@@ -52,6 +51,18 @@ def run(arguments: argparse.Namespace) -> None:
         check_pipeline_folder(Path(document["model"]["path"]))
 
 
+def _yaml() -> YAML:
+    """Writes what it does not change as it stands in the file."""
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.representer.add_representer(
+        type(None), lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
+    return yaml
+
+
 def _assign(document: MutableMapping[str, Any], assignment: str) -> None:
     name, separator, text = assignment.partition("=")
     *path, key = name.split(".")
@@ -65,7 +76,7 @@ def _assign(document: MutableMapping[str, Any], assignment: str) -> None:
             f"{assignment!r} sets nothing in {PARAMS_FILE}: write SECTION.KEY=VALUE with a key of it"
         )
     try:
-        target[key] = YAML(typ="safe").load(text)
+        target[key] = _yaml().load(text)
     except YAMLError as error:
         raise UserError(
             f"{assignment!r}: the value is not valid YAML: {' '.join(str(error).split())}"

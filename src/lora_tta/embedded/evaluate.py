@@ -1,4 +1,6 @@
-"""Measure a trained pipeline on clips it has never seen: `python -m lora_tta.embedded.evaluate --model DIR`.
+"""Measure a trained pipeline on clips it has never seen.
+
+``python -m lora_tta.embedded.evaluate --model DIR``
 
 The continuation is compared with repeating the last frame it was given, in PSNR and SSIM.
 """
@@ -60,7 +62,8 @@ def evaluate_pipeline(
     """Continue fresh clips of the given classes, which take turns; guidance is off.
 
     Returns:
-        PSNR and SSIM of the `model`, of `repeat`ing the last known frame, and of the `vae` on whole clips.
+        PSNR and SSIM of the ``model``, of ``repeat``ing the last known frame, and of the ``vae`` on whole
+        clips.
     """
     video = video or Video()
     known = video.conditioning_frames

@@ -1,6 +1,6 @@
 """Put the trained parts together into a pipeline folder.
 
-`python -m lora_tta.embedded.export --vae DIR --transformer DIR --output DIR`
+``python -m lora_tta.embedded.export --vae DIR --transformer DIR --output DIR``
 """
 
 import argparse

@@ -5,7 +5,7 @@ clips. The VAE's encoder is trained to reproduce them and its decoder to draw fr
 rested on a grey reconstruction for as long as it was tried (1200 steps). And the transformer, trained on the
 components, need not wait for the VAE.
 
-`python -m lora_tta.embedded.latents --output FILE`
+``python -m lora_tta.embedded.latents --output FILE``
 """
 
 import argparse
@@ -50,7 +50,7 @@ class LatentSpace:
 
     @classmethod
     def load(cls, path: Path) -> "LatentSpace":
-        """Read a file of `save`."""
+        """Read a file of ``save``."""
         return cls(**load_file(path))
 
 

@@ -22,7 +22,7 @@ Scene = dict[str, Tensor]
 
 @dataclass
 class Layer:
-    """One textured layer; the arrays with a leading `frames` axis hold its motion."""
+    """One textured layer; the arrays with a leading ``frames`` axis hold its motion."""
 
     matrix: np.ndarray  # (frames, 2, 2): picture position -> layer position, together with `offset`
     offset: np.ndarray  # (frames, 2)
@@ -69,7 +69,7 @@ def stack_layers(layers: list[Layer]) -> Scene:
 def _render_layer(layer: Scene, parts: list[bool], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Colour (batch, frames, 3, height, width) and opacity (batch, frames, 1, height, width) of one layer.
 
-    `parts` says which parts of the texture (waves, rings, spokes) any of the clips uses.
+    ``parts`` says which parts of the texture (waves, rings, spokes) any of the clips uses.
     """
 
     def per_clip(value: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ def render_scenes(scenes: Scene, height: int, width: int) -> Tensor:
     """Render a batch of scenes on the device their tensors are on.
 
     Args:
-        scenes: tensors of `draw_scene` stacked over clips: (batch, layers, ...).
+        scenes: tensors of ``draw_scene`` stacked over clips: (batch, layers, ...).
         height: picture height in pixels.
         width: picture width in pixels; the scene's [-1, 1] spans it.
 

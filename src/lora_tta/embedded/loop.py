@@ -54,7 +54,7 @@ def optimise(
     checkpoint_every: int,
     stop_after: int | None = None,
 ) -> None:
-    """Train `objective` and leave the averaged weights in it.
+    """Train ``objective`` and leave the averaged weights in it.
 
     Args:
         accelerator: device, precision and checkpoints.
@@ -62,7 +62,7 @@ def optimise(
         loss_of_step: called with the prepared module and the step's index; draws the step's data.
         save: writes the model; called at every checkpoint, while the averaged weights are in place.
         settings: hyperparameters.
-        output: folder for the checkpoint and for `losses.jsonl`.
+        output: folder for the checkpoint and for ``losses.jsonl``.
         first_step: 0, or the number of steps in the checkpoint that is resumed from.
         checkpoint_every: steps between two checkpoints.
         stop_after: end after this step, with a checkpoint, as an interruption would.

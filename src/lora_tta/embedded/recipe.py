@@ -36,7 +36,7 @@ class Optimisation:
 
 @dataclass(frozen=True)
 class VAERecipe:
-    """The causal VAE: diffusers' `AutoencoderKLHunyuanVideo`, small."""
+    """The causal VAE: diffusers' ``AutoencoderKLHunyuanVideo``, small."""
 
     video: Video = field(default_factory=Video)
     optimisation: Optimisation = field(

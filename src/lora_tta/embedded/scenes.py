@@ -12,7 +12,7 @@ from lora_tta.embedded.synthetic import TRAINING_CLASSES, draw_scene
 
 
 class SceneDataset(Dataset):
-    """Scenes of the given classes, one seed each, counting up from `first_seed`; classes take turns."""
+    """Scenes of the given classes, one seed each, counting up from ``first_seed``; classes take turns."""
 
     def __init__(
         self, video: Video, first_seed: int, length: int, classes: tuple[str, ...] = TRAINING_CLASSES
@@ -30,7 +30,7 @@ class SceneDataset(Dataset):
 
 
 def excerpt(scenes: Scene, clips: int, start: int, length: int) -> Scene:
-    """The first `clips` scenes of a batch, `length` frames from `start` on."""
+    """The first ``clips`` scenes of a batch, ``length`` frames from ``start`` on."""
     return {
         name: value[:clips, :, start : start + length] if name in MOTION_FIELDS else value[:clips]
         for name, value in scenes.items()

@@ -1,6 +1,6 @@
 """Procedural video clips: the data of the embedded experiment and of the embedded model's training.
 
-A class is a rule for drawing a layered scene (`lora_tta.embedded.layered_scene`). Times are in seconds, so
+A class is a rule for drawing a layered scene (``lora_tta.embedded.layered_scene``). Times are in seconds, so
 the frame rate changes the sampling of a motion and not the motion.
 """
 
@@ -79,7 +79,7 @@ def _rotation(angle: np.ndarray) -> np.ndarray:
 def _camera(
     t: np.ndarray, velocity=(0.0, 0.0), zoom: float = 0.0, roll: float = 0.0, pivot=(0.0, 0.0)
 ) -> dict:
-    """Background under a camera of constant velocity, zoom rate (1/s), and roll (rad/s) round `pivot`."""
+    """Background under a camera of constant velocity, zoom rate (1/s), and roll (rad/s) round ``pivot``."""
     pivot = np.asarray(pivot)
     matrix = np.exp(-zoom * (t - MIDDLE))[:, None, None] * _rotation(roll * t)
     return {"matrix": matrix, "offset": t[:, None] * np.asarray(velocity) - matrix @ pivot, "bounded": 0.0}
@@ -91,7 +91,7 @@ def _slow_pan(rng: np.random.Generator, t: np.ndarray) -> dict:
 
 
 def _placed(centre: np.ndarray, angle: np.ndarray, size, stretch: np.ndarray | float = 1.0) -> dict:
-    """An object at `centre` (frames, 2), turned by `angle` (frames,), of half extents `size`."""
+    """An object at ``centre`` (frames, 2), turned by ``angle`` (frames,), of half extents ``size``."""
     size = np.broadcast_to(np.asarray(size, dtype=float), (2,))
     stretch = np.broadcast_to(stretch, angle.shape)
     extents = size * np.stack((stretch, 1 / stretch), axis=-1)
@@ -221,7 +221,7 @@ def draw_scene(class_name: str, seed: int, num_frames: int, fps: float) -> Scene
     """Draw one clip's scene: float32 CPU tensors (layers, ...), the same for the same arguments.
 
     Args:
-        class_name: one of `CLASSES`.
+        class_name: one of ``CLASSES``.
         seed: 0 or more; different classes with the same seed are independent.
         num_frames: frames in the clip.
         fps: frames per second.
@@ -245,7 +245,7 @@ def render_clip(
     fps: float = 24.0,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Render one clip: (frames, 3, height, width), float32 in [0, 1]; arguments as for `draw_scene`."""
+    """Render one clip: (frames, 3, height, width), float32 in [0, 1]; arguments as for ``draw_scene``."""
     scene = draw_scene(class_name, seed, num_frames, fps)
     return render_scenes({name: value[None].to(device) for name, value in scene.items()}, height, width)[0]
 
@@ -284,7 +284,7 @@ def write_dataset(
     fps: int = 25,
     frames: tuple[int, int] = (70, 120),
 ) -> list[Path]:
-    """Write the embedded set in UCF-101's layout, `<Class>/v_<Class>_gXX_cYY.avi`, two clips to a group.
+    """Write the embedded set in UCF-101's layout, ``<Class>/v_<Class>_gXX_cYY.avi``, two clips to a group.
 
     Args:
         root: folder that receives one folder per class.

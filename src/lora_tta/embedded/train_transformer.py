@@ -1,6 +1,6 @@
 """Train the embedded model's transformer and text encoders in the latent space of its VAE.
 
-`python -m lora_tta.embedded.train_transformer --latents FILE --output DIR`
+``python -m lora_tta.embedded.train_transformer --latents FILE --output DIR``
 """
 
 import argparse
@@ -69,7 +69,7 @@ class TextConditionedTransformer(nn.Module):
             noisy: latents x_t (B, C, T, H, W).
             timesteps: t in [0, 1], (B,).
             condition: packed condition tokens (B, N, 68).
-            prompts: row of each clip's prompt in `prompt_ids`, (B,).
+            prompts: row of each clip's prompt in ``prompt_ids``, (B,).
         """
         embeds = self.text_encoder(self.prompt_ids).last_hidden_state[prompts]
         pooled = self.text_encoder_2(self.prompt_ids).pooler_output[prompts]
@@ -183,8 +183,8 @@ def train_transformer(
 ) -> TextConditionedTransformer:
     """Train transformer and text encoders and return them.
 
-    Every checkpoint also writes them, in float32, to folders in `output`. With `initial`, a folder of that
-    layout or a pipeline folder, the training starts from its weights.
+    Every checkpoint also writes them, in float32, to folders in ``output``. With ``initial``, a folder of
+    that layout or a pipeline folder, the training starts from its weights.
     """
     settings, output = recipe.optimisation, Path(output)
     accelerator = Accelerator(mixed_precision=settings.mixed_precision)

@@ -1,6 +1,6 @@
 """Train the embedded model's causal VAE.
 
-`python -m lora_tta.embedded.train_vae --latents FILE --output DIR`
+``python -m lora_tta.embedded.train_vae --latents FILE --output DIR``
 """
 
 import argparse
@@ -132,7 +132,7 @@ def train_vae(
     num_workers: int = 4,
     stop_after: int | None = None,
 ) -> AutoencoderKLHunyuanVideo:
-    """Train the VAE and return it; every checkpoint also writes it, in float32, to `output/vae`."""
+    """Train the VAE and return it; every checkpoint also writes it, in float32, to ``output/vae``."""
     settings, output = recipe.optimisation, Path(output)
     accelerator = Accelerator(mixed_precision=settings.mixed_precision)
     set_seed(settings.seed)

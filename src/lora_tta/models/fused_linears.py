@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 
 class Projected(NamedTuple):
-    """Outputs of n linear layers side by side, what their adapters add perhaps still apart.
+    """Outputs of n linear layers side by side; the adapters' part may still be apart.
 
     Attributes:
         output: (..., width of all outputs).
@@ -27,7 +27,7 @@ class Projected(NamedTuple):
     up: Tensor | None = None
 
     def whole(self) -> Tensor:
-        """The sum."""
+        """The outputs with the adapters' part added, (..., width of all outputs)."""
         if self.reduced is None:
             return self.output
         parts = self.reduced.split(self.up.shape[1], dim=-1)
@@ -67,7 +67,7 @@ class StackedLinears(nn.Module):
         self.register_buffer("bias", _stack([linear.bias for linear in linears]), persistent=False)
 
     def forward(self, hidden_states: Tensor, layers: Sequence[nn.Module]) -> Projected:
-        """What :func:`project` computes, for the layers of the stack and their adapters as they are now."""
+        """The result of :func:`project` for the layers of the stack and their present adapters."""
         if not _can_go_together(layers):
             return project(hidden_states, layers)
         output = F.linear(hidden_states, self.weight, self.bias)

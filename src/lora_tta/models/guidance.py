@@ -46,7 +46,7 @@ class Guidance:
         return 2 if self.text_scale != 1 else 1
 
     def combine(self, velocities: tuple[Tensor, ...]) -> Tensor:
-        """The guided velocity from those of a step's one, two or three branches."""
+        """The guided velocity (B, N, C) from the velocities of one to three branches, each (B, N, C)."""
         if len(velocities) == 1:
             return velocities[0]
         if len(velocities) == 2:

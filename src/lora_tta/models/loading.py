@@ -44,7 +44,7 @@ def load_pipeline(
     """Load a pipeline folder straight onto a device, without a second copy in host memory.
 
     Args:
-        path: folder written by `lora-tta convert` or `save_pretrained`.
+        path: folder written by ``lora-tta convert`` or ``save_pretrained``.
         device: where the models go.
         dtype: of all models.
         text_encoders: whether to load the text encoders, nearly half of the published weights; generation

@@ -1,8 +1,9 @@
-"""The transformer's layers for LoRA adapters: their names, and those that have one.
+"""The transformer's layers for LoRA adapters: their names, and the adapted ones.
 
 PEFT matches a name against the end of a layer's path, so one name selects a layer in every block that has it:
-`to_q` in the double-stream blocks (video stream) and in the single-stream blocks, `add_q_proj` in the text
-stream of the double-stream blocks. Any subset of these names is a valid `LoraConfig(target_modules=...)`.
+``to_q`` in the double-stream blocks (video stream) and in the single-stream blocks, ``add_q_proj`` in the
+text
+stream of the double-stream blocks. Any subset of these names is a valid ``LoraConfig(target_modules=...)``.
 """
 
 from peft.tuners.lora import LoraLayer
@@ -29,7 +30,7 @@ MLP_LAYERS = (
 
 
 def lora_target_modules(attention: bool = True, mlp: bool = False) -> list[str]:
-    """Names for `LoraConfig(target_modules=...)`.
+    """Names for ``LoraConfig(target_modules=...)``.
 
     Args:
         attention: the Q, K, V and output projections of both block kinds.

@@ -56,7 +56,7 @@ CONDITION_MODES: dict[str, ConditionMode | None] = {
 
 
 def get_condition_mode(mode: str) -> ConditionMode | None:
-    """The named mode of `CONDITION_MODES`; raises ValueError with the known names for any other."""
+    """The named mode of ``CONDITION_MODES``; raises ValueError with the known names for any other."""
     if mode not in CONDITION_MODES:
         raise ValueError(f"unknown mode {mode!r}; the modes are {', '.join(CONDITION_MODES)}")
     return CONDITION_MODES[mode]
@@ -80,7 +80,7 @@ def pack_latents(latents: Tensor) -> Tensor:
 
 
 def unpack_latents(tokens: Tensor, num_frames: int, height: int, width: int) -> Tensor:
-    """Undo `pack_latents`: tokens (B, T * H/2 * W/2, C * 4) to (B, C, T, H, W), sizes in latent units.
+    """Undo ``pack_latents``: tokens (B, T * H/2 * W/2, C * 4) to (B, C, T, H, W), sizes in latent units.
 
     Raises:
         ValueError: if the number of tokens does not match the sizes.
@@ -122,7 +122,7 @@ def latent_video_shape(
 
     Args:
         batch_and_channels: B and C.
-        mode: a name in `CONDITION_MODES`.
+        mode: a name in ``CONDITION_MODES``.
         latents: starting noise (B, C, T, H/8, W/8).
         reference_latents: latents (B or 1, C, F, H/8, W/8) of the reference frames.
         height: pixels; by default that of the latents, of the reference, or 192.
@@ -172,15 +172,15 @@ def build_condition(
     """Lay the reference latents into an otherwise empty video.
 
     Args:
-        mode: a name in `CONDITION_MODES`.
+        mode: a name in ``CONDITION_MODES``.
         reference_latents: scaled latents (B or 1, C, F, H, W) of the reference frames, encoded alone, or None
-            for `t2v`. Where F is more than the mode needs, head modes take the first latent frames, tail
-            modes the last, and `i2v_loop` the first and the last one.
+            for ``t2v``. Where F is more than the mode needs, head modes take the first latent frames, tail
+            modes the last, and ``i2v_loop`` the first and the last one.
         shape: (B, C, T, H, W) of the video to generate.
 
     Returns:
         The mask (B, 1, T, H, W), 1 where a latent frame is known, and the masked reference (B, C, T, H, W),
-        on the device and in the dtype of the reference (for `t2v`: CPU, float32).
+        on the device and in the dtype of the reference (for ``t2v``: CPU, float32).
 
     Raises:
         ValueError: for an unknown mode, a missing or superfluous reference, one whose shape does not fit, or

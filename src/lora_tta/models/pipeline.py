@@ -53,8 +53,9 @@ class OpenSoraPipelineOutput(BaseOutput):
     """Output of the pipeline.
 
     Attributes:
-        frames: for output type `pil` a list of lists of images, for `np` an array (B, F, H, W, 3) in [0, 1],
-            for `pt` a tensor (B, F, 3, H, W) in [0, 1], for `latent` scaled latents (B, C, T, H/8, W/8).
+        frames: for output type ``pil`` a list of lists of images, for ``np`` an array (B, F, H, W, 3) in [0,
+        1],
+            for ``pt`` a tensor (B, F, 3, H, W) in [0, 1], for ``latent`` scaled latents (B, C, T, H/8, W/8).
     """
 
     frames: Tensor | np.ndarray | list[list[Image.Image]]
@@ -65,7 +66,7 @@ class OpenSoraContinuationPipeline(DiffusionPipeline):
 
     Args:
         transformer: velocity model.
-        vae: HunyuanVideo VAE; not needed with reference latents and output type `latent`.
+        vae: HunyuanVideo VAE; not needed with reference latents and output type ``latent``.
         scheduler: flow-matching scheduler that does not shift by itself.
         tokenizer: tokenizer of the T5 encoder. The text encoders and their tokenizers are not needed with
             precomputed embeddings.
@@ -153,13 +154,14 @@ class OpenSoraContinuationPipeline(DiffusionPipeline):
     def encode_reference(
         self, frames: Video, mode: str, height: int | None = None, width: int | None = None
     ) -> Tensor:
-        """Encode the frames that a mode knows, alone, to `reference_latents`.
+        """Encode the frames that a mode knows, alone, to ``reference_latents``.
 
         Args:
             frames: a tensor (B, F, 3, H, W) or (F, 3, H, W), an array (B, F, H, W, 3) or (F, H, W, 3), each
                 of floats in [0, 1] or of bytes, or a list of PIL images. Where there are more than the mode
-                needs, head modes take the first ones, tail modes the last, `i2v_loop` the first and the last.
-            mode: a name in `CONDITION_MODES` other than `t2v`.
+                needs, head modes take the first ones, tail modes the last, ``i2v_loop`` the first and the
+                last.
+            mode: a name in ``CONDITION_MODES`` other than ``t2v``.
             height: pixels to resize to; by default the frames' own.
             width: pixels to resize to; by default the frames' own.
 
@@ -208,32 +210,32 @@ class OpenSoraContinuationPipeline(DiffusionPipeline):
             negative_prompt: what the guidance steers away from; the published model uses the empty prompt.
             mode: which frames are known: t2v, i2v_head, i2v_tail, i2v_loop, v2v_head, v2v_tail, v2v_head_easy
                 or v2v_tail_easy.
-            frames: reference frames, see `encode_reference`.
+            frames: reference frames, see ``encode_reference``.
             reference_latents: scaled latents (B or 1, C, F, H/8, W/8) of the reference frames, instead of
-                `frames`.
-            prompt_embeds: T5 embeddings (B, L, joint_attention_dim), instead of `prompt`.
+                ``frames``.
+            prompt_embeds: T5 embeddings (B, L, joint_attention_dim), instead of ``prompt``.
             pooled_prompt_embeds: pooled CLIP embeddings (B, pooled_projection_dim).
             negative_prompt_embeds: T5 embeddings (B or 1, L, joint_attention_dim), instead of
-                `negative_prompt`.
+                ``negative_prompt``.
             negative_pooled_prompt_embeds: pooled CLIP embeddings (B or 1, pooled_projection_dim).
-            height: pixels, a multiple of 16; by default that of `latents`, the reference, or 192.
-            width: pixels, a multiple of 16; by default that of `latents`, the reference, or 336.
-            num_frames: frames in all, 4 k + 1; by default that of `latents`, or 65.
+            height: pixels, a multiple of 16; by default that of ``latents``, the reference, or 192.
+            width: pixels, a multiple of 16; by default that of ``latents``, the reference, or 336.
+            num_frames: frames in all, 4 k + 1; by default that of ``latents``, or 65.
             num_inference_steps: Euler steps.
             guidance_scale: text guidance, 1 for none.
             image_guidance_scale: guidance by the visual condition, 1 for none.
             guidance_oscillation: whether every odd step from the tenth on goes without guidance.
             generator: source of the starting noise; a list holds one for each video.
             latents: starting noise (B, C, T, H/8, W/8) instead of a generator's.
-            output_type: `latent`, `pt`, `np` or `pil`.
+            output_type: ``latent``, ``pt``, ``np`` or ``pil``.
             return_dict: whether to return an output object rather than a tuple.
             callback_on_step_end: called as (pipeline, step, timestep, tensors) after each step; the tensors
-                it returns replace the pipeline's. Setting `pipeline._interrupt` ends the sampling.
-            callback_on_step_end_tensor_inputs: the tensors it receives, of which there is one: `latents`
+                it returns replace the pipeline's. Setting ``pipeline._interrupt`` ends the sampling.
+            callback_on_step_end_tensor_inputs: the tensors it receives, of which there is one: ``latents``
                 (B, C, T, H/8, W/8).
 
         Returns:
-            The videos, as `.frames`. The known frames are part of them.
+            The videos, as ``.frames``. The known frames are part of them.
 
         Raises:
             ValueError: if the inputs are incomplete or don't fit each other.

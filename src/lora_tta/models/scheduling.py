@@ -1,7 +1,7 @@
 """The Open-Sora v2.0 time shift, sampling schedule and flow-matching objective.
 
-Time t runs from 1 (noise) to 0 (data). Sampling itself is diffusers' `FlowMatchEulerDiscreteScheduler`, which
-gets the shifted schedule through its own `sigmas` argument.
+Time t runs from 1 (noise) to 0 (data). Sampling itself is diffusers' ``FlowMatchEulerDiscreteScheduler``,
+which gets the shifted schedule through its own ``sigmas`` argument.
 """
 
 import math
@@ -36,7 +36,7 @@ def shifted_schedule(num_inference_steps: int, tokens_per_frame: int, num_latent
     """The sampling times, float64 (num_inference_steps + 1,), falling from 1 to 0.
 
     Raises:
-        ValueError: if `num_inference_steps` is not positive.
+        ValueError: if ``num_inference_steps`` is not positive.
     """
     if num_inference_steps < 1:
         raise ValueError(f"num_inference_steps must be positive, got {num_inference_steps}")
@@ -79,5 +79,5 @@ def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
 
 
 def velocity_target(latents: Tensor, noise: Tensor) -> Tensor:
-    """What the model must predict at every t: (1 - s) noise - x_0, the time derivative of `add_noise`."""
+    """The model's target at every t: (1 - s) noise - x_0, the time derivative of ``add_noise``."""
     return (1 - SIGMA_MIN) * noise - latents

@@ -4,8 +4,8 @@ A FLUX-like video transformer: double-stream blocks, in which video and text tok
 meet in joint attention, then single-stream blocks over the concatenated sequence. Layers carry the names of
 diffusers' FLUX model. One thing is laid out differently: the published single-stream block fuses V with the
 MLP input and the attention output with the MLP output. Here each is a linear layer of its own, so that
-`attn.to_v` and `attn.to_out.0` mean the same in both block kinds and an adapter touches exactly the layers it
-names.
+``attn.to_v`` and ``attn.to_out.0`` mean the same in both block kinds and an adapter touches exactly the
+layers it names.
 
 Reference: Open-Sora 2.0, https://arxiv.org/abs/2503.09642.
 """
@@ -133,7 +133,7 @@ class OpenSoraSelfAttention(nn.Module):
         self.to_qkv = StackedLinears([self.to_q, self.to_k, self.to_v])
 
     def forward(self, hidden_states: Tensor, rotary_emb: RotaryEmbedding, first_token: int = 0) -> Tensor:
-        """Map (B, S, H * D) to (B, S - first_token, H * D): tokens from `first_token` on see all S."""
+        """Map (B, S, H * D) to (B, S - first_token, H * D): tokens from ``first_token`` on see all S."""
         attended = self._attend([self._project_video(hidden_states)], rotary_emb, first_token)
         return self.to_out[0](attended)
 
@@ -204,7 +204,7 @@ class OpenSoraTransformerBlock(nn.Module):
         modulation: Tensor,
         rotary_emb: RotaryEmbedding,
     ) -> tuple[Tensor, Tensor]:
-        """Map video (B, N, C) and text (B, L, C) tokens to new ones; `modulation` is (B, 12 C)."""
+        """Map video (B, N, C) and text (B, L, C) tokens to new ones; ``modulation`` is (B, 12 C)."""
         of_video, of_text = modulation[:, None].chunk(2, dim=-1)
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = of_video.chunk(6, dim=-1)
         c_shift, c_scale, c_gate, c_shift_mlp, c_scale_mlp, c_gate_mlp = of_text.chunk(6, dim=-1)
@@ -228,7 +228,7 @@ class OpenSoraTransformerBlock(nn.Module):
 class OpenSoraSingleTransformerBlock(nn.Module):
     """Single-stream block: attention and MLP side by side, their outputs summed and gated.
 
-    `proj_mlp_out` has no bias: the published block has one bias for the sum, kept in `attn.to_out.0`.
+    ``proj_mlp_out`` has no bias: the published block has one bias for the sum, kept in ``attn.to_out.0``.
     """
 
     def __init__(self, dim: int, num_heads: int, mlp_dim: int) -> None:
@@ -270,7 +270,7 @@ class OpenSoraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             without condition input.
         num_layers: number of double-stream blocks.
         num_single_layers: number of single-stream blocks.
-        attention_head_dim: channels of one head; even, and the sum of `axes_dims_rope`.
+        attention_head_dim: channels of one head; even, and the sum of ``axes_dims_rope``.
         num_attention_heads: number of heads.
         mlp_ratio: width of the MLPs relative to the model's.
         joint_attention_dim: width of the T5 embeddings.
@@ -351,11 +351,11 @@ class OpenSoraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             timestep: flow-matching time in [0, 1], 1 being pure noise, (B,) or a scalar.
             pooled_projections: pooled CLIP embeddings (B, pooled_projection_dim).
             condition: packed mask and masked reference latents (B, N, condition_channels).
-            modulation: what :meth:`modulation` made of `timestep` and `pooled_projections`, instead of them.
-            return_dict: whether to return an output object rather than a tuple.
+            modulation: what :meth:`modulation` made of ``timestep`` and ``pooled_projections``, instead of
+            them. return_dict: whether to return an output object rather than a tuple.
 
         Returns:
-            The velocity (B, N, in_channels), as `.sample`.
+            The velocity (B, N, in_channels), as ``.sample``.
 
         Raises:
             ValueError: if the condition is missing, or given to a model that takes none, or if there is
@@ -398,7 +398,7 @@ class OpenSoraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
     def modulation(self, timestep: Tensor, pooled_projections: Tensor) -> Tensor:
         """Shifts, scales and gates of all blocks, side by side.
 
-        They depend on nothing else, so those of all steps of a sampling run can be computed at once: a
+        They depend on nothing else, so one product computes the modulation of all steps of a sampling run: a
         quarter of the weights are then read once instead of in every step.
 
         Args:
@@ -422,7 +422,7 @@ class OpenSoraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         return [12 * dim] * doubles + [3 * dim] * singles + [2 * dim]
 
     def fuse_projections(self) -> None:
-        """Compute queries, keys and values in one product, and all modulation in one, by `StackedLinears`."""
+        """Compute queries, keys and values in one product, and all modulation in one."""
         for block in (*self.transformer_blocks, *self.single_transformer_blocks):
             block.attn.fuse_projections()
         self.to_modulation = StackedLinears(self._modulation_layers())

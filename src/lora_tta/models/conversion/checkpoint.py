@@ -52,13 +52,13 @@ def convert_checkpoint(
     transformer_config: Mapping[str, Any] = PUBLISHED_TRANSFORMER_CONFIG,
     vae_config: Mapping[str, Any] = PUBLISHED_VAE_CONFIG,
 ) -> Path:
-    """Convert the published files to a folder for `load_pipeline`.
+    """Convert the published files to a folder for ``load_pipeline``.
 
     Everything is checked before anything is written, and the folder appears only when it is complete.
 
     Args:
-        transformer_file: `Open_Sora_v2.safetensors`, in the separate or the fused layout.
-        vae_file: `hunyuan_vae.safetensors`.
+        transformer_file: ``Open_Sora_v2.safetensors``, in the separate or the fused layout.
+        vae_file: ``hunyuan_vae.safetensors``.
         t5_folder: T5 with tokenizer, as on the Hugging Face hub.
         clip_folder: CLIP with tokenizer, as on the Hugging Face hub.
         output_folder: folder to create.

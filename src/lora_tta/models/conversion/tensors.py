@@ -1,7 +1,7 @@
 """From the published key layout of Open-Sora v2.0 to the diffusers modules, tensor by tensor.
 
 The published transformer comes in two layouts. The released one has separate Q, K and V projections and
-rotates channel d together with D/2 + d (rotate-half). The FLUX layout fuses them (`qkv`, `linear1`) and
+rotates channel d together with D/2 + d (rotate-half). The FLUX layout fuses them (``qkv``, ``linear1``) and
 rotates neighbouring channels 2d and 2d + 1 (interleaved). Attention only sees products of rotated queries and
 keys, so permuting the channels of each head of Q, K and their norms turns the second into the first exactly.
 """
@@ -114,7 +114,7 @@ ROTARY_MODULES = {
 
 
 def transformer_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `OpenSoraTransformer3DModel` from a published transformer configuration.
+    """Arguments of ``OpenSoraTransformer3DModel`` from a published transformer configuration.
 
     Raises:
         ValueError: if a size is missing or the configuration asks for something the model does not have.
@@ -141,7 +141,7 @@ def transformer_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def vae_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `AutoencoderKLHunyuanVideo` from a published VAE configuration.
+    """Arguments of ``AutoencoderKLHunyuanVideo`` from a published VAE configuration.
 
     Raises:
         ValueError: if a size is missing.
@@ -168,7 +168,7 @@ class TransformerTensorConverter:
         config: the published transformer configuration.
         keys: all keys of the checkpoint; they tell the fused from the separate layout. Fused checkpoints have
             interleaved RoPE; separate ones rotate-half, unless the configuration says
-            `use_liger_rope: false`.
+            ``use_liger_rope: false``.
     """
 
     def __init__(self, config: Mapping[str, Any], keys: Iterable[str]) -> None:

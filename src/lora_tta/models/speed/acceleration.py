@@ -1,4 +1,4 @@
-"""The transformer at the speed of the GPU: blocks compiled once, whole calls replayed as CUDA graphs.
+"""A fast transformer on a GPU: blocks compiled once, whole calls replayed as CUDA graphs.
 
 Compilation is regional: one double-stream and one single-stream block stand for nearly all. The rank of an
 adapter is a variable of the compiled code, and the weights are its arguments, so neither a reset adapter, nor
@@ -41,7 +41,7 @@ def accelerate(transformer: OpenSoraTransformer3DModel) -> None:
 
 
 def _kernels(head_dim: int) -> dict[str, Callable]:
-    """What there is for this GPU, as arguments of `OpenSoraTransformer3DModel.compute_by`."""
+    """The kernels for this GPU, as arguments of ``OpenSoraTransformer3DModel.compute_by``."""
     kernels = {}
     is_power_of_2 = head_dim.bit_count() == 1
     if is_power_of_2:
@@ -100,7 +100,7 @@ class GraphedForward:
 
     A graph is captured at the first call with new input shapes or another state of the model (adapter put
     in, merged or taken out), and replayed in all others. Calls that can't be replayed go to the module's own
-    forward pass: those on the CPU, with more than `MAX_GRAPH_TOKENS` tokens, or with recomputation.
+    forward pass: those on the CPU, with more than ``MAX_GRAPH_TOKENS`` tokens, or with recomputation.
     """
 
     def __init__(self, transformer: OpenSoraTransformer3DModel) -> None:
@@ -112,7 +112,7 @@ class GraphedForward:
     def __call__(
         self, *, return_dict: bool = True, **inputs: Tensor | None
     ) -> Transformer2DModelOutput | tuple[Tensor]:
-        """See `OpenSoraTransformer3DModel.forward`."""
+        """See ``OpenSoraTransformer3DModel.forward``."""
         if any(held is not now for held, now in zip_longest(self._adapters, _adapters(self._transformer))):
             self._look_at_structure()
         given = {name: value for name, value in inputs.items() if value is not None}
@@ -193,7 +193,7 @@ def _capture(call: nn.Module, inputs: dict[str, Tensor]) -> Callable[..., Tensor
 
 
 def _capture_inference(call: nn.Module, static_inputs: tuple[Tensor, ...]) -> Callable[..., Tensor]:
-    """What `torch.cuda.make_graphed_callables` does, for calls without gradients."""
+    """The same as ``torch.cuda.make_graphed_callables``, for calls without gradients."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream), torch._inductor.config.patch(INFERENCE_COMPILATION):

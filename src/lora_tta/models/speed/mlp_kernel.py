@@ -2,7 +2,7 @@
 
 Each is applied to the tiles of a product before they leave the GPU's registers, which takes no time beside
 the product; apart, they are bound by memory (docs/performance.md). The products are QuACK's, an optional
-package in this project's extra `hopper`.
+package in this project's extra ``hopper``.
 """
 
 import torch
@@ -25,7 +25,7 @@ ALIGNMENT = 8
 
 
 def gelu_mlp(up: nn.Module, down: nn.Module, hidden_states: Tensor) -> Tensor:
-    """What `lora_tta.models.transformer.gelu_mlp` computes; by kernels if only the input has a gradient."""
+    """The same as ``lora_tta.models.transformer.gelu_mlp``; by kernels if only the input has a gradient."""
     if not (torch.is_grad_enabled() and _suits_kernels(up) and _suits_kernels(down)):
         return plain_gelu_mlp(up, down, hidden_states)
     output, _ = _gelu_mlp(hidden_states.flatten(0, -2), up.weight, up.bias, down.weight, down.bias)

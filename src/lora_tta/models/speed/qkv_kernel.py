@@ -22,7 +22,7 @@ LEAST_RANK = 16
 
 
 class Layout(NamedTuple):
-    """What one program of a kernel computes: `tokens` x `heads`, head after head, in `num_warps` warps."""
+    """One program's share of a kernel: ``tokens`` x ``heads``, head after head, in ``num_warps`` warps."""
 
     tokens: int
     heads: int
@@ -36,7 +36,7 @@ BACKWARD_LAYOUT = Layout(tokens=64, heads=4, num_warps=4)
 
 
 def qkv_heads(streams: list[Projected], norms: list[Tensor], rotary_emb: RotaryEmbedding) -> QKV:
-    """What `lora_tta.models.transformer.qkv_heads` computes, with gradients for `streams` alone.
+    """The same as ``lora_tta.models.transformer.qkv_heads``, with gradients for ``streams`` alone.
 
     D must be a power of 2.
     """
@@ -124,7 +124,7 @@ def _differentiate(ctx: FunctionCtx, gradients: list[Tensor]) -> tuple:
 
 
 def _differentiate_adapters(gradient: Tensor, reduced: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of the two factors of what the adapters add, from that of the sum.
+    """Gradients of the two factors of the adapters' part, from the gradient of the sum.
 
     Queries, keys and values in one product each: most of the second one is not wanted, but it is bound by
     reading the gradient.
@@ -198,7 +198,7 @@ def _load_sum(
     output, reduced, up, part, token, head, mask, first_head, num_tokens, rank,
     num_heads: tl.constexpr, block_rank: tl.constexpr, half: tl.constexpr,
 ):  # fmt: skip
-    """The halves of heads of the queries, keys or values (`part`), with what the adapters add."""
+    """The halves of heads of the queries, keys or values (``part``), with what the adapters add."""
     row = tl.program_id(2).to(tl.int64) * num_tokens + token
     column = tl.arange(0, half)[None, :]
     offset = ((row * 3 + part) * num_heads + head) * 2 * half + column
