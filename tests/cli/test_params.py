@@ -7,15 +7,16 @@ from lora_tta.cli.main import main
 from lora_tta.config import load_params
 
 
-def test_params_sets_a_value_and_keeps_the_comments(workspace):
+def test_params_sets_values_and_keeps_every_other_line_and_the_comments(workspace):
     before = (workspace / "params.yaml").read_text().splitlines()
-    assert main(["params", "search.n_trials=9", "search.space.rank=[2, 4]"]) == 0
+    assert main(["params", "search.n_trials=9", "search.space.rank=[2, 4]", "search.storage=null"]) == 0
     params = load_params(workspace / "params.yaml")
     assert (params.search.n_trials, params.search.space["rank"]) == (9, [2, 4])
     after = (workspace / "params.yaml").read_text().splitlines()
-    changed = [line for line in after if line not in before]
-    assert [line.split(":")[0].strip() for line in changed] == ["n_trials", "rank"]
-    assert "# trials in all" in changed[0]
+    changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
+    assert [new.partition("#")[0].strip() for _, new in changed] == ["n_trials: 9", "rank: [2, 4]"]
+    assert [new.partition("#")[2] for _, new in changed] == [old.partition("#")[2] for old, _ in changed]
+    assert "# trials in all" in changed[0][1]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from lora_tta.config import load_params, validate_params
 from lora_tta.errors import UserError
@@ -51,15 +52,22 @@ def run(arguments: argparse.Namespace) -> None:
         check_pipeline_folder(Path(document["model"]["path"]))
 
 
+class _NullByItsName(RoundTripRepresenter):
+    """Writes ``null``, where ruamel's own leaves the value out."""
+
+
+_NullByItsName.add_representer(
+    type(None), lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null")
+)
+
+
 def _yaml() -> YAML:
     """Writes what it does not change as it stands in the file."""
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096
     yaml.indent(mapping=2, sequence=4, offset=2)
-    yaml.representer.add_representer(
-        type(None), lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null")
-    )
+    yaml.Representer = _NullByItsName
     return yaml
 
 
