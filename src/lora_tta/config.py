@@ -10,7 +10,17 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    model_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -30,8 +40,8 @@ def _one_of(kind: str, names: Mapping[str, object]) -> AfterValidator:
     def check(name: str) -> str:
         if name not in names:
             near = get_close_matches(name, names, n=1)
-            hint = f", did you mean {near[0]}?" if near else ""
-            raise ValueError(f"{name!r} is no {kind}{hint} Known: {', '.join(names)}")
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise ValueError(f"{name!r} is no {kind}{hint}; known are {', '.join(names)}")
         return name
 
     return AfterValidator(check)
@@ -124,7 +134,7 @@ class AdaptationParams(Section):
         for name, value in point.items():
             section = next((part for part in (values["method"], values) if name in part), None)
             if section is None or name in ("method", "name"):
-                known = [*values["method"], *values]
+                known = [known for known in (*values["method"], *values) if known not in ("method", "name")]
                 near = get_close_matches(name, known, n=1)
                 raise ValueError(f"{name} is no setting of adaptation{f', {near[0]} is' if near else ''}")
             section[name] = value
@@ -135,8 +145,8 @@ class GenerationParams(Section):
     """Sampling of the continuation in ``v2v_head``."""
 
     num_inference_steps: PositiveInt
-    guidance_scale: Annotated[float, Field(ge=1)]
-    image_guidance_scale: Annotated[float, Field(ge=1)]
+    guidance_scale: Annotated[float, Field(ge=1, allow_inf_nan=False)]
+    image_guidance_scale: Annotated[float, Field(ge=1, allow_inf_nan=False)]
     guidance_oscillation: bool
     seed: NonNegativeInt
 
@@ -163,12 +173,16 @@ class Constraint(Section):
     at_most: Annotated[float, Field(allow_inf_nan=False)]
 
 
+# Strict, so that a boolean is no number.
+Choices = Annotated[list[StrictInt | StrictFloat | StrictStr], Field(min_length=1)]
+
+
 class SearchParams(Section):
     """The Optuna study. ``n_trials`` counts all its trials, over every run of the stage.
 
     ``space`` maps the name of a setting of ``adaptation`` or of its method to the choices for it.
 
-    ``storage`` is null for a journal file beside the other outputs, or the URL of a database.
+    ``storage`` is null for a journal file in the cache's folder, or the URL of a database.
     """
 
     study_name: str
@@ -180,7 +194,7 @@ class SearchParams(Section):
     objectives: Annotated[list[SearchObjective], Field(min_length=1)]
     constraints: list[Constraint]
     seed: NonNegativeInt
-    space: Annotated[dict[str, Annotated[list[int | float | str], Field(min_length=1)]], Field(min_length=1)]
+    space: Annotated[dict[str, Choices], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _pruner_has_one_objective(self) -> Self:
@@ -298,8 +312,11 @@ def validate_params(values: object, path: Path) -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc']) or 'file'}: {item['msg']}"
-            for item in error.errors()
-        )
-        raise UserError(f"{path}: {problems}") from None
+        raise UserError(f"{path}: {'; '.join(map(_problem, error.errors()))}") from None
+
+
+def _problem(item: Mapping[str, Any]) -> str:
+    """One error of pydantic as ``section.key: message``."""
+    place = ".".join(str(part) for part in item["loc"])
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message

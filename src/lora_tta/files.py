@@ -29,9 +29,14 @@ def atomic(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{uuid.uuid4().hex[:12]}.partial{path.suffix}")
     try:
         yield partial
-        if partial.is_dir() and path.exists():
-            shutil.rmtree(path)
-        os.replace(partial, path)
+        if partial.is_dir() and path.is_dir():
+            # A folder cannot be replaced in one step: the old one steps aside, and is removed at the end.
+            old = path.with_name(f".{uuid.uuid4().hex[:12]}.partial-old")
+            path.rename(old)
+            partial.rename(path)
+            shutil.rmtree(old)
+        else:
+            os.replace(partial, path)
     finally:
         if partial.is_dir():
             shutil.rmtree(partial, ignore_errors=True)

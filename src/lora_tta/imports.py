@@ -10,7 +10,7 @@ from contextlib import contextmanager
 def without_garbage_collection() -> Iterator[None]:
     """Import without the collector, which would search the imported objects again and again for nothing.
 
-    The search takes a fifth of the time of importing torch, diffusers and MLflow (docs/performance.md).
+    The search takes a fifth of the time of importing torch, diffusers and MLflow (docs/log/demo.md).
     Later collections leave out what has been imported, and forked processes go on sharing it.
     """
     if not gc.isenabled():

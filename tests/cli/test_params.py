@@ -74,7 +74,6 @@ def test_a_setting_that_is_not_finite_is_refused_in_one_line_that_names_it(works
     assert message.count("\n") == 1
 
 
-@pytest.mark.xfail(strict=True, reason="config.py: GenerationParams lacks allow_inf_nan=False")
 @pytest.mark.parametrize("key", ["generation.guidance_scale", "generation.image_guidance_scale"])
 def test_a_guidance_scale_that_is_not_finite_is_refused(workspace, capsys, key):
     for value in (".inf", ".nan"):

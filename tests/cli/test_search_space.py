@@ -55,7 +55,6 @@ def test_the_method_itself_is_not_searched(workspace, capsys, name):
     )
 
 
-@pytest.mark.xfail(strict=True, reason="config.py: AdaptationParams.at proposes the name that it refuses")
 @pytest.mark.parametrize("name", ["method", "name"])
 def test_a_refused_name_is_not_proposed(workspace, capsys, name):
     assert f"{name} is\n" not in refusal(capsys, f"search.space.{name}=[lora]")

@@ -63,7 +63,6 @@ def test_an_interrupted_import_is_taken_up(extracted, tmp_path):
     assert names(tmp_path / "data") == UCF_NAMES
 
 
-@pytest.mark.xfail(strict=True, reason="ucf101_import.py: unlike before, nothing removes them")
 def test_what_an_interrupted_import_left_is_removed_by_the_next(extracted, tmp_path):
     left = tmp_path / "data" / "Biking" / ".0123456789ab.partial.avi"
     left.parent.mkdir(parents=True)

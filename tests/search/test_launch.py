@@ -45,8 +45,9 @@ def test_slurm_jobs_finish_the_study_also_after_a_preemption(search_in, tmp_path
         arguments = (search.params, search.folders, search.clips, 2, tmp_path / "logs")
         launcher = threading.Thread(target=run_slurm_workers, args=arguments)
         launcher.start()
-        while not search.entries("result"):
+        while not search.entries("result") and launcher.is_alive():
             time.sleep(0.2)
+        assert launcher.is_alive(), "the jobs ended before their first result"
         jobs = subprocess.run(["squeue", "-h", "-o", "%i"], capture_output=True, text=True, check=True)
         # What SLURM sends to a job that has to make room.
         subprocess.run(["scancel", "--signal=USR2", "--full", min(jobs.stdout.split())], check=True)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from lora_tta.data.ucf101 import class_of, find_videos, is_ucf101_name
 from lora_tta.errors import UserError
-from lora_tta.files import atomic
+from lora_tta.files import PARTIAL_PATTERN, atomic
 
 LISTS_FOLDER = "ucfTrainTestlist"
 
@@ -55,6 +55,8 @@ def import_ucf101(source: Path, root: Path, lists: Path | None = None, replace: 
     if lists is not None and not list_files:
         raise UserError(f"{lists} holds no .txt lists: give the extracted ucfTrainTestlist folder")
     root.mkdir(parents=True, exist_ok=True)
+    for left_by_interruption in root.rglob(PARTIAL_PATTERN):
+        left_by_interruption.unlink()
     with _as_folder(source, root) as folder:
         targets = _targets(folder, root, source)
         others = [video.path for video in find_videos(root) if not _same_size(video.path, targets)]

@@ -38,6 +38,7 @@ from lora_tta.stages.paths import (
 MAX_VIDEOS = 24
 UNTRAINED_REASONS = {
     "untrained": "the settings ask for it (evaluation.lpips: untrained)",
+    "required": "the settings asked for something else when the clips were measured",
     "auto": "the trained backbone was neither at hand nor to be fetched when the clips were measured",
 }
 

@@ -1,7 +1,7 @@
 """Attention by FlashAttention-4, as operations that the compiler keeps whole.
 
 On a Hopper GPU it takes an eighth less time than cuDNN's attention, which PyTorch uses by itself, at the same
-error (docs/performance.md). An optional package, in this project's extra ``hopper``.
+error (docs/log/gpu_attempts.md). An optional package, in this project's extra ``hopper``.
 """
 
 import torch

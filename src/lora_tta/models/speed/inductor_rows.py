@@ -16,7 +16,7 @@ class _WholeRows(InductorChoices):
     """The compiler's own choices, except that longer rows are read once and then stay in registers.
 
     By itself it does so up to 1024 values, and reads longer rows twice: twice the time for the
-    normalisation of a model 3072 wide (docs/performance.md).
+    normalisation of a model 3072 wide (docs/log/gpu_attempts.md).
     """
 
     @staticmethod

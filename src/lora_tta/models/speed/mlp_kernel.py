@@ -1,7 +1,7 @@
 """The MLP in training, with GELU and its derivative inside the matrix products' kernels.
 
 Each is applied to the tiles of a product before they leave the GPU's registers, which takes no time beside
-the product; apart, they are bound by memory (docs/performance.md). The products are QuACK's, an optional
+the product; apart, they are bound by memory (docs/log/gpu_attempts.md). The products are QuACK's, an optional
 package in this project's extra ``hopper``.
 """
 
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from lora_tta.models.transformer import gelu_mlp as plain_gelu_mlp
 
-# The fastest of nine on an H100, for both products of a LoRA step (docs/performance.md).
+# The fastest of nine on an H100, for both products of a LoRA step (docs/log/gpu_attempts.md).
 TILES = GemmConfig(
     tile_m=128, tile_n=192, pingpong=True, cluster_m=2, cluster_n=1, is_dynamic_persistent=False
 )

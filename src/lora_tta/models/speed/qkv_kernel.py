@@ -2,7 +2,7 @@
 
 Adding the adapters' part, normalising, rotating and joining text and video are bound by memory. The kernel
 reads and writes every value once; what the compiler makes of the same steps takes two to three times as long
-(docs/performance.md). Needs Triton, which comes with PyTorch for CUDA.
+(docs/log/gpu_attempts.md). Needs Triton, which comes with PyTorch for CUDA.
 """
 
 from typing import NamedTuple

@@ -32,7 +32,7 @@ def read_weights(files: Sequence[Path], device: torch.device, dtype: torch.dtype
     """Read safetensors files from end to end; parts are on their way to the device while the next are read.
 
     From a mapped file, which safetensors and diffusers load from, nothing is read while a part is copied
-    (docs/performance.md). Host memory takes ``READERS + 1`` buffers, whatever the size of the files.
+    (docs/log/loading.md). Host memory takes ``READERS + 1`` buffers, whatever the size of the files.
 
     Args:
         files: with tensors of different names.
