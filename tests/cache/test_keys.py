@@ -204,7 +204,11 @@ def test_an_optional_library_counts_where_it_is_installed(
         (metadata / "METADATA").write_text(
             f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {release}\n"
         )
-        text = f"{module}/cute/interface.py,,\n" if listing == "RECORD" else f"{module}\n"
+        # Some finders of installed libraries leave out files that are listed and missing.
+        source = folder / module / "interface.py"
+        source.parent.mkdir()
+        source.touch()
+        text = f"{module}/interface.py,,\n" if listing == "RECORD" else f"{module}\n"
         (metadata / listing).write_text(text)
         monkeypatch.syspath_prepend(folder)
         closure._distributions.cache_clear()

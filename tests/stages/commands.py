@@ -40,12 +40,12 @@ def run_in(folder: Path, *command: str) -> str:
 class Workspace:
     """A copy of the repository in which commands run as a user would type them."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, with_lock: bool = False):
         self.folder = folder
         (folder / ".dvc").mkdir()
         shutil.copy(REPOSITORY / ".dvc" / "config", folder / ".dvc")
         shutil.copy(REPOSITORY / ".dvc" / ".gitignore", folder / ".dvc")
-        for name in TRACKED:
+        for name in (*TRACKED, *(["dvc.lock"] if with_lock else [])):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / name, folder / name)
         for name in ("src", "dvc-storage"):

@@ -38,7 +38,13 @@ class Repository:
         YAML().dump({"stages": {"search": pipeline["stages"]["search"]}}, folder / "dvc.yaml")
         YAML().dump(values, folder / "params.yaml")
         shutil.copytree(REPOSITORY / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
-        for name in (".gitignore", ".dvcignore", "mlruns/.gitignore", "outputs/search/.gitignore"):
+        for name in (
+            ".gitignore",
+            ".dvcignore",
+            "requirements.lock",
+            "mlruns/.gitignore",
+            "outputs/search/.gitignore",
+        ):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / name, folder / name)
         self.run("git", "init", "--quiet")

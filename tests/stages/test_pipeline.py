@@ -24,7 +24,7 @@ SMALL = [
 @pytest.mark.slow
 def test_the_pipeline_from_pull_to_report(tmp_path):
     workspace = Workspace(tmp_path)
-    workspace.run("dvc", "pull")
+    workspace.run("dvc", "pull", "data.dvc", "models/embedded.dvc")
     workspace.run("lora-tta", "params", *SMALL)
 
     stages = {"preprocess", "encode", "baseline", "search", "adapt", "evaluate"}
