@@ -3,7 +3,6 @@
 This is what a worker process runs, so it imports nothing heavier than PyAV and NumPy.
 """
 
-import hashlib
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from lora_tta.data.containers import is_cut_short
 from lora_tta.data.scaling import FrameScaler
 from lora_tta.data.ucf101 import Source, caption_of
 from lora_tta.data.video import encode_h264
+from lora_tta.files import file_sha256
 from lora_tta.records.clips import NUM_FRAMES, Clip
 
 # Containers round time stamps, Matroska to a millisecond: a frame counts as on time up to this.
@@ -99,7 +99,7 @@ def transcode(source: Source, root: Path, output: Path, clip_format: ClipFormat)
         fps=clip_format.fps,
         height=clip_format.height,
         width=clip_format.width,
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        sha256=file_sha256(path),
     )
 
 
