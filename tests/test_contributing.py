@@ -5,16 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
-from commands import REPOSITORY, Workspace
+from commands import REPOSITORY, SMALL_RUN, Workspace
 
 SMALL = [
-    "preprocess.num_clips=2",
-    "generation.num_inference_steps=2",
-    "evaluation.lpips=untrained",
-    "evaluation.bootstrap_samples=100",
-    "workers.processes=1",
-    "search.n_trials=2",
-    "search.num_clips=1",
+    *SMALL_RUN,
     "search.objectives=[{metric: brightness, direction: maximize}]",
 ]
 # Touched by running the pipeline with other settings.

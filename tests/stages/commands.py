@@ -23,6 +23,16 @@ TRACKED = (
     ".dvcignore",
     ".gitignore",
 )
+# Assignments of `lora-tta params` that make a run of all stages small.
+SMALL_RUN = [
+    "preprocess.num_clips=2",
+    "generation.num_inference_steps=2",
+    "evaluation.lpips=untrained",
+    "evaluation.bootstrap_samples=100",
+    "workers.processes=1",
+    "search.n_trials=2",
+    "search.num_clips=1",
+]
 
 
 def run_in(folder: Path, *command: str) -> str:

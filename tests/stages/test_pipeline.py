@@ -5,16 +5,10 @@ import shutil
 import mlflow
 import pandas as pd
 import pytest
-from commands import Workspace
+from commands import SMALL_RUN, Workspace
 
 SMALL = [
-    "preprocess.num_clips=2",
-    "generation.num_inference_steps=2",
-    "evaluation.lpips=untrained",
-    "evaluation.bootstrap_samples=100",
-    "workers.processes=1",
-    "search.n_trials=2",
-    "search.num_clips=1",
+    *SMALL_RUN,
     "search.space.rank=[2]",
     "search.space.learning_rate=[1.0e-3, 2.0e-3, 4.0e-3]",
     "search.space.num_steps=[1]",
