@@ -1,5 +1,9 @@
 """Fixtures shared by all tests: a tiny random model, a few clips, and settings small enough for both."""
 
+import multiprocessing
+import multiprocessing.forkserver
+import os
+from collections import Counter
 from pathlib import Path
 
 from lora_tta.imports import without_garbage_collection
@@ -22,9 +26,20 @@ REPOSITORY = Path(__file__).parent.parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first, so that in the end no process waits for the other's long one."""
-    slow_files = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow_files)
+    """The longest files come first, so that in the end no process waits for the other's long one.
+
+    The mark ``slow`` may have an argument: about how many seconds the test takes.
+    """
+    for item in items:
+        mark = item.get_closest_marker("gpu")
+        interpreted = mark and mark.kwargs.get("or_interpreter") and os.environ.get("TRITON_INTERPRET") == "1"
+        if mark and not (torch.cuda.is_available() or interpreted):
+            item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+    seconds: Counter[Path] = Counter()
+    for item in items:
+        if mark := item.get_closest_marker("slow"):
+            seconds[item.path] += mark.args[0] if mark.args else 10
+    items.sort(key=lambda item: -seconds[item.path])
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +58,24 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("mlflow") / "empty.db"
     _create_database(path, path.parent)
     return path
+
+
+@pytest.fixture(scope="session")
+def forkserver_with_model() -> None:
+    """Processes of the tests are forked with all that a worker of a study imports, the model's code included.
+
+    There is one server for all tests of a process, and the first that starts it decides what it has imported.
+    So every test that starts processes asks for this one. A worker that a test kills and starts again then
+    works within a moment, and kills meet its work, not its imports.
+    """
+    from lora_tta.evaluation import frame_metrics
+    from lora_tta.search.launch import WORKER_MODULE
+
+    context = multiprocessing.get_context("forkserver")
+    # The import of the model's code asks CUDA, which no process that is forked could use after that.
+    model = [] if torch.cuda.is_available() else [OpenSoraBackbone.__module__, frame_metrics.__name__]
+    context.set_forkserver_preload([WORKER_MODULE, *model])
+    multiprocessing.forkserver.ensure_running()
 
 
 @pytest.fixture

@@ -37,6 +37,23 @@ def test_a_wrong_value_is_one_line_that_names_its_key(tmp_path, change, named):
     assert "\n" not in str(error.value)
 
 
+PROCESSES = "  processes: auto "
+
+
+@pytest.mark.parametrize("processes", ["auto", 1, 8])
+def test_processes_are_counted_or_a_number(tmp_path, processes):
+    assert PROCESSES in TEXT
+    text = TEXT.replace(PROCESSES, f"  processes: {processes} ")
+    assert load_params(written(tmp_path, text)).workers.processes == processes
+
+
+@pytest.mark.parametrize("processes", ["0", "-1", "many", "1.5", "null", ""])
+def test_other_numbers_of_processes_are_one_line_that_names_the_key(tmp_path, processes):
+    with pytest.raises(UserError, match=r"workers\.processes") as error:
+        load_params(written(tmp_path, TEXT.replace(PROCESSES, f"  processes: {processes} ")))
+    assert "\n" not in str(error.value)
+
+
 def test_lpips_as_objective_demands_the_trained_backbone(tmp_path):
     text = TEXT.replace("- metric: psnr", "- metric: lpips")
     with pytest.raises(UserError, match=r"evaluation\.lpips: required"):

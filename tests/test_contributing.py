@@ -41,7 +41,7 @@ def commands(walk: str) -> list[str]:
     return re.findall(r"^```sh\n(.+?)^```", walk, re.M | re.S)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(80)
 def test_a_toy_method_a_toy_metric_and_a_toy_model_run_through_the_pipeline(tmp_path):
     workspace = Workspace(tmp_path)
     walks = [section(title) for title in ("A method", "A metric", "A model")]

@@ -3,8 +3,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from lora_tta.imports import without_garbage_collection
+from lora_tta.imports import without_first_use_of_cuda, without_garbage_collection
+
+with_cuda = pytest.mark.skipif(not hasattr(torch._C, "_cuda_getDeviceCount"), reason="this torch has no CUDA")
 
 
 def test_nothing_is_collected_meanwhile_and_imports_never():
@@ -48,3 +51,27 @@ print(gc.get_freeze_count() > 0)
 """
     printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert printed.split() == ["True", "0"]
+
+
+@with_cuda
+@pytest.mark.parametrize(("by_nvml", "counted"), [(3, 3), (0, 0), (-1, 0)])
+def test_gpus_are_counted_without_cuda_meanwhile(monkeypatch, by_nvml, counted):
+    monkeypatch.setattr(torch.cuda, "_device_count_nvml", lambda: by_nvml)
+    of_cuda = torch._C._cuda_getDeviceCount
+    with without_first_use_of_cuda():
+        assert torch._C._cuda_getDeviceCount() == counted
+    assert torch._C._cuda_getDeviceCount is of_cuda
+
+
+@with_cuda
+def test_cuda_counts_again_after_an_import_that_fails():
+    of_cuda = torch._C._cuda_getDeviceCount
+    with pytest.raises(ImportError), without_first_use_of_cuda():
+        import lora_tta.no_such_module  # noqa: F401
+    assert torch._C._cuda_getDeviceCount is of_cuda
+
+
+def test_a_torch_without_cuda_is_left_alone(monkeypatch):
+    monkeypatch.delattr(torch._C, "_cuda_getDeviceCount", raising=False)
+    with without_first_use_of_cuda():
+        assert not hasattr(torch._C, "_cuda_getDeviceCount")

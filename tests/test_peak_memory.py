@@ -7,7 +7,6 @@ import torch
 from lora_tta.peak_memory import PeakMemory
 
 MIB = 2**20
-gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 def test_on_the_cpu_it_is_the_largest_size_of_the_process():
@@ -18,14 +17,14 @@ def test_on_the_cpu_it_is_the_largest_size_of_the_process():
     assert memory.bytes() >= with_block - MIB
 
 
-@gpu
+@pytest.mark.gpu
 def test_a_freed_tensor_counts():
     memory = PeakMemory(torch.device("cuda"))
     torch.empty(300 * MIB, dtype=torch.uint8, device="cuda")
     assert memory.bytes() >= 300 * MIB
 
 
-@gpu
+@pytest.mark.gpu
 def test_the_memory_that_a_replay_uses_counts():
     data = torch.ones(100 * MIB, device="cuda", dtype=torch.uint8)
     graph = torch.cuda.CUDAGraph()

@@ -231,9 +231,12 @@ class SlurmParams(Section):
 
 
 class WorkersParams(Section):
-    """How many processes work on the study, and where. Results do not depend on it."""
+    """How many processes work on clips, and where. Results do not depend on it.
 
-    processes: PositiveInt
+    ``processes`` is ``auto`` for one process on each GPU, or as many as cores and memory allow without one.
+    """
+
+    processes: PositiveInt | Literal["auto"]
     heartbeat_seconds: PositiveFloat
     slurm: SlurmParams
 

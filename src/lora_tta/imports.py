@@ -1,9 +1,10 @@
-"""Imports of large libraries without garbage collection."""
+"""Imports of large libraries: without garbage collection, and without a first use of CUDA."""
 
 import atexit
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from unittest.mock import patch
 
 
 @contextmanager
@@ -24,3 +25,20 @@ def without_garbage_collection() -> Iterator[None]:
         # Libraries complain of leaks if the interpreter ends without having taken them apart.
         atexit.register(gc.unfreeze)
         gc.enable()
+
+
+@contextmanager
+def without_first_use_of_cuda() -> Iterator[None]:
+    """Import while NVML, not CUDA, counts the GPUs.
+
+    A process that has asked CUDA passes a broken CUDA on to the processes forked from it
+    (https://docs.pytorch.org/docs/stable/notes/multiprocessing.html#poison-fork-in-multiprocessing), and
+    diffusers asks when it is imported.
+    """
+    import torch
+
+    if not hasattr(torch._C, "_cuda_getDeviceCount"):  # a torch without CUDA
+        yield
+        return
+    with patch.object(torch._C, "_cuda_getDeviceCount", lambda: max(0, torch.cuda._device_count_nvml())):
+        yield

@@ -1,6 +1,9 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from lora_tta.adaptation import trajectory
 from lora_tta.adaptation.methods import MethodSlot
 from lora_tta.adaptation.trajectory import AdaptationRecord, Snapshot, adapt
 from lora_tta.backbones import opensora
@@ -108,3 +111,21 @@ def test_where_memory_runs_out_with_recomputation_too_the_error_is_raised(run, b
 def test_a_loss_that_is_not_finite_names_its_step(run):
     with pytest.raises(FailedWork, match=r"the training loss is (nan|inf) at step"):
         run(20, learning_rate=1e30)
+
+
+def test_seconds_are_those_of_the_steps_without_what_a_process_does_once(run, backbone, method, monkeypatch):
+    clock, loss = SimpleNamespace(now=0.0, first_uses=0.0), type(backbone).loss
+
+    def taking_a_second(self, *arguments):
+        clock.now += 1
+        if clock.now == 2:  # the second step of all
+            clock.now += 100
+            clock.first_uses += 100
+        return loss(self, *arguments)
+
+    monkeypatch.setattr(type(backbone), "loss", taking_a_second)
+    monkeypatch.setattr(type(backbone), "first_use_seconds", property(lambda self: clock.first_uses))
+    monkeypatch.setattr(trajectory, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    snapshots = run(4, save_at=[1, 3])
+    assert [snapshot.seconds for snapshot in snapshots] == [1, 3, 4]
+    assert run(6, start=snapshots[-1])[-1].seconds == 6

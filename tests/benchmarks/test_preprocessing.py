@@ -9,7 +9,7 @@ from prepared_clips import write_raw_clip
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "preprocessing.py"
 
 
-@pytest.mark.slow
+@pytest.mark.slow(10)
 def test_rates_are_set_against_plain_decoding(tmp_path, moving_frames):
     write_raw_clip(tmp_path / "raw" / "Sliding" / "v_Sliding_g01_c01.avi", moving_frames)
     write_raw_clip(tmp_path / "raw" / "Sliding" / "v_Sliding_g01_c02.avi", moving_frames[:10])  # too short

@@ -9,7 +9,7 @@ from prepared_clips import write_raw_clip
 REPOSITORY = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(50)
 def test_the_saving_is_counted_and_the_results_are_the_plain_grids(tmp_path, tiny_model, moving_frames):
     write_raw_clip(tmp_path / "raw" / "Sliding" / "v_Sliding_g01_c01.avi", moving_frames)
     options = ["--tiny", "--clips=1", f"--work={tmp_path}", f"--model={tiny_model}", f"--data={tmp_path}/raw"]

@@ -17,7 +17,6 @@ from lora_tta.config import Params, load_params
 from lora_tta.data.video import write_video
 from lora_tta.experiment.clip_work import ClipWork
 from lora_tta.experiment.encoding import encode_clip
-from lora_tta.experiment.lazy_model import LazyModel
 from lora_tta.records.clips import NUM_FRAMES, Clip
 
 CLIP = {
@@ -114,18 +113,6 @@ def test_the_name_of_the_gpu_and_the_rest_of_the_environment_are_in_every_key(ch
         baseline.continuation_key,
     ):
         assert key[name] == value
-
-
-def test_the_environments_device_is_the_product_name_of_the_gpu(tmp_path, monkeypatch):
-    model = tmp_path / "model"
-    model.mkdir()
-    (model / "config.json").touch()
-    params = Params.model_validate(PARAMS | {"model": PARAMS["model"] | {"path": model, "device": "auto"}})
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
-    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
-    names = [LazyModel(params.model, tmp_path, index).environment["device"] for index in range(3)]
-    assert names == ["GPU 0", "GPU 1", "GPU 0"]
 
 
 def conditioning_key(folder: Path, frames: np.ndarray, environment: dict, **changes: Any) -> dict[str, Any]:

@@ -1,17 +1,25 @@
 """One clip through the whole method, from a raw video on, with a tiny model."""
 
+import shutil
+import threading
+
 import numpy as np
 import pytest
+import torch
+from filelock import FileLock, Timeout
 from prepared_clips import prepare_clips
 
-from lora_tta.adaptation.trajectory import adapt
+from lora_tta.adaptation.methods import lora
+from lora_tta.adaptation.trajectory import Snapshot, adapt
+from lora_tta.cache.store import LOCKS
 from lora_tta.config import Params
 from lora_tta.errors import FailedWork
 from lora_tta.experiment import lazy_model as model_module
 from lora_tta.experiment import runner as runner_module
-from lora_tta.experiment.export import export_outcomes, strip
+from lora_tta.experiment.beside import Beside
+from lora_tta.experiment.export import export_files, export_tables, strip
 from lora_tta.experiment.runner import ClipRunner
-from lora_tta.records.clips import read_manifest
+from lora_tta.records.clips import Clip, read_manifest
 from lora_tta.records.outcome import ClipFailure, ClipOutcome
 
 POINT = {"rank": 2, "learning_rate": 1e-2, "num_steps": 3}
@@ -29,7 +37,17 @@ def prepare(params, tmp_path):
     return prepare
 
 
-def only_clip(runner: ClipRunner):
+@pytest.fixture
+def runner(ready) -> ClipRunner:
+    return ready.runner()
+
+
+@pytest.fixture
+def clip(ready) -> Clip:
+    return ready.clips[0]
+
+
+def only_clip(runner: ClipRunner) -> Clip:
     (clip,) = read_manifest(runner.clips_folder)
     return clip
 
@@ -77,9 +95,7 @@ def test_two_runs_from_scratch_agree_bit_for_bit(prepare, moving_frames):
     assert runs[0].result.metrics.summary == runs[1].result.metrics.summary
 
 
-def test_finished_work_is_not_done_again(prepare, moving_frames, monkeypatch):
-    runner = prepare(moving_frames, "clip")
-    clip = only_clip(runner)
+def test_finished_work_is_not_done_again(runner, clip, monkeypatch):
     first = runner.run(clip, POINT)
 
     def fail(*_, **__):
@@ -92,7 +108,7 @@ def test_finished_work_is_not_done_again(prepare, moving_frames, monkeypatch):
         again.run(clip, POINT | {"learning_rate": 2e-2, "num_steps": 3})
 
 
-def test_a_trajectory_serves_every_number_of_steps(prepare, moving_frames, monkeypatch):
+def test_a_trajectory_serves_every_number_of_steps(runner, clip, monkeypatch):
     steps_taken = []
 
     def counting(*args, start=None, **options):
@@ -100,19 +116,17 @@ def test_a_trajectory_serves_every_number_of_steps(prepare, moving_frames, monke
         return adapt(*args, start=start, **options)
 
     monkeypatch.setattr(runner_module, "adapt", counting)
-    runner = prepare(moving_frames, "clip")
-    clip = only_clip(runner)
     runner.run(clip, POINT | {"learning_rate": 1e-2, "num_steps": 3})
     runner.run(clip, POINT | {"learning_rate": 1e-2, "num_steps": 1})
     runner.run(clip, POINT | {"learning_rate": 1e-2, "num_steps": 5})
     assert steps_taken == [3, 2]
 
 
-def test_an_export_holds_tables_videos_adapters_and_failures_but_no_costs(prepare, moving_frames, tmp_path):
-    runner = prepare(moving_frames, "clip")
-    clip = only_clip(runner)
+def test_an_export_holds_tables_videos_adapters_and_failures_but_no_costs(runner, clip, tmp_path):
     failure = ClipFailure(clip, "the training loss is nan at step 1")
-    export_outcomes(tmp_path / "out", [runner.run(clip, POINT)], [failure])
+    outcome = runner.run(clip, POINT)
+    export_files(tmp_path / "out", outcome)
+    export_tables(tmp_path / "out", [outcome], [failure])
     exported = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")}
     assert exported == {
         "clips.csv",
@@ -126,32 +140,28 @@ def test_an_export_holds_tables_videos_adapters_and_failures_but_no_costs(prepar
     assert "seconds" not in (tmp_path / "out" / "clips.csv").read_text()
 
 
-def test_a_strip_shows_ground_truth_above_the_continuation(prepare, moving_frames):
-    runner = prepare(moving_frames, "clip")
-    image = strip(runner.clips_folder, runner.run(only_clip(runner), None))
+def test_a_strip_shows_ground_truth_above_the_continuation(runner, clip):
+    image = strip(runner.clips_folder, runner.run(clip, None))
     assert image.dtype == np.uint8
     assert image.shape[1] > image.shape[0]
 
 
-def test_an_optimisation_that_diverges_fails_and_leaves_no_adapter(prepare, moving_frames):
-    runner = prepare(moving_frames, "clip")
+def test_an_optimisation_that_diverges_fails_and_leaves_no_adapter(runner, clip):
     with pytest.raises(FailedWork, match="loss is"):
-        runner.run(only_clip(runner), POINT | {"learning_rate": 1e30, "num_steps": 20})
+        runner.run(clip, POINT | {"learning_rate": 1e30, "num_steps": 20})
     assert not list(runner.cache.root.glob("result/*"))
 
 
-def test_an_adapter_is_stored_once_and_the_optimisers_state_apart(prepare, moving_frames):
-    runner = prepare(moving_frames, "clip")
-    runner.run(only_clip(runner), POINT)
+def test_an_adapter_is_stored_once_and_the_optimisers_state_apart(runner, clip):
+    runner.run(clip, POINT)
     weights = list(runner.cache.root.glob("adapter/*/adapter/adapter_model.safetensors"))
     states = list(runner.cache.root.glob("optimizer/*/optimizer.pt"))
     assert len(weights) == len(states) == 2  # after 1 and 3 steps
     assert not list(runner.cache.root.glob("adapter/*/*.pt"))
 
 
-def test_the_study_is_another_with_other_fixed_settings_but_not_with_other_points(prepare, moving_frames):
-    runner = prepare(moving_frames, "clip")
-    clips = read_manifest(runner.clips_folder)
+def test_the_study_is_another_with_other_fixed_settings_but_not_with_other_points(runner, ready):
+    clips = ready.clips
 
     def identity(section: str, **changes) -> dict:
         values = runner.params.model_dump()
@@ -163,3 +173,161 @@ def test_the_study_is_another_with_other_fixed_settings_but_not_with_other_point
     assert identity("adaptation", learning_rate=0.5) == same  # searched, so the setting itself is not used
     assert identity("adaptation", weight_decay=0.5) != same
     assert identity("generation", num_inference_steps=3) != same
+
+
+# What needs no model is done by a thread beside the model's work on a GPU. Here the thread is beside a model
+# on the CPU, and may be as late as it likes.
+TIMEOUT = 60  # seconds, which only a test that fails waits
+
+
+@pytest.fixture
+def threaded(ready, tmp_path) -> ClipRunner:
+    """A runner with a thread beside its model, and a cache of its own."""
+    ready.change("cache", path=tmp_path / "other_cache")
+    runner = ready.runner()
+    runner.beside = Beside(threaded=True, num_threads=1)
+    return runner
+
+
+def run_all(runner: ClipRunner, clips: list[Clip]) -> list[ClipOutcome]:
+    """Each clip adapted and not, all begun before the first result is asked for."""
+    with runner.working():
+        futures = [runner.begin(clip, point) for clip in clips for point in (POINT, None)]
+        return [future.result(TIMEOUT) for future in futures]
+
+
+def snapshots(runner: ClipRunner) -> dict[str, tuple[bytes, dict]]:
+    """Adapters and optimisers' states by their keys."""
+    adapters = {path.name: path for path in runner.cache.root.glob("adapter/*")}
+    return {
+        name: (
+            (path / "adapter" / "adapter_model.safetensors").read_bytes(),
+            torch.load(runner.cache.root / "optimizer" / name / "optimizer.pt"),
+        )
+        for name, path in adapters.items()
+    }
+
+
+def held_locks(runner: ClipRunner) -> list[str]:
+    """The locks of a runner's cache that somebody holds."""
+    held = []
+    for path in (runner.cache.root / LOCKS).glob("*.lock"):
+        try:
+            with FileLock(path, timeout=0):
+                pass
+        except Timeout:
+            held.append(path.name)
+    return held
+
+
+def test_a_thread_beside_the_model_changes_no_bit(runner, threaded, ready):
+    inline, beside = run_all(runner, ready.clips), run_all(threaded, ready.clips)
+    for one, other in zip(inline, beside, strict=True):
+        assert content(one) == content(other)
+        assert one.result.losses == other.result.losses
+        assert one.result.metrics.summary == other.result.metrics.summary
+        for name, values in one.result.metrics.per_frame.items():
+            assert np.array_equal(values, other.result.metrics.per_frame[name])
+    ours, theirs = snapshots(runner), snapshots(threaded)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert ours[name][0] == theirs[name][0]
+        torch.testing.assert_close(ours[name][1], theirs[name][1], rtol=0, atol=0)
+    assert not held_locks(threaded)
+
+
+def test_the_model_begins_the_next_clip_before_the_first_is_measured(threaded, ready, monkeypatch):
+    generated, second_begins = [], threading.Event()
+    generate, measure = runner_module.generate_continuation, ClipRunner._measured
+
+    def generating(*arguments):
+        generated.append(arguments)
+        if len(generated) == 2:
+            second_begins.set()
+        return generate(*arguments)
+
+    def measuring(self, *frames):
+        assert second_begins.wait(TIMEOUT), "the second clip waits for the first one's measurements"
+        return measure(self, *frames)
+
+    monkeypatch.setattr(runner_module, "generate_continuation", generating)
+    monkeypatch.setattr(ClipRunner, "_measured", measuring)
+    with threaded.working():
+        futures = [threaded.begin(clip, None) for clip in ready.clips]
+        assert [future.result(TIMEOUT).clip for future in futures] == ready.clips
+
+
+def test_all_that_was_begun_is_finished_when_the_work_ends(threaded, ready):
+    with threaded.working():
+        futures = [threaded.begin(clip, POINT) for clip in ready.clips]
+    assert all(future.done() for future in futures)
+    assert not held_locks(threaded)
+
+
+@pytest.mark.parametrize(
+    ("owner", "step"),
+    [
+        (runner_module, "write_video"),
+        (runner_module, "read_clip_frames"),
+        (runner_module, "write_results"),
+        (Snapshot, "save"),
+        (Snapshot, "save_optimizer"),
+    ],
+    ids=["video", "measuring", "results", "adapter", "optimiser"],
+)
+@pytest.mark.parametrize("with_thread", [False, True], ids=["inline", "threaded"])
+def test_a_step_beside_the_model_that_fails_is_the_futures_error_and_can_be_done_again(
+    runner, threaded, clip, monkeypatch, with_thread, owner, step
+):
+    def fail(*_):
+        raise OSError("no space left")
+
+    chosen = threaded if with_thread else runner
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, step, fail)
+        with chosen.working():
+            error = chosen.begin(clip, POINT).exception(TIMEOUT)
+    assert str(error) == "no space left"
+    assert not held_locks(chosen)
+    assert chosen.run(clip, POINT).clip == clip
+
+
+@pytest.mark.parametrize("with_thread", [False, True], ids=["inline", "threaded"])
+def test_model_work_that_fails_is_raised_at_once_and_leaves_no_lock(runner, threaded, clip, with_thread):
+    chosen = threaded if with_thread else runner
+    with chosen.working(), pytest.raises(FailedWork, match="loss is"):
+        chosen.begin(clip, POINT | {"learning_rate": 1e30})
+    assert not held_locks(chosen)
+
+
+def test_a_clip_in_another_ones_hands_is_left_to_it(runner, ready, clip):
+    other = ready.runner()
+    with runner._whole(runner._work(clip, None)):
+        assert not other.try_run(clip, None)
+    assert other.try_run(clip, None)
+    assert not other.try_run(clip, None)
+    assert not held_locks(other)
+
+
+@pytest.mark.parametrize("with_thread", [False, True], ids=["inline", "threaded"])
+def test_an_adapter_that_was_just_trained_is_sampled_as_it_is_and_a_stored_one_gives_the_same_frames(
+    runner, threaded, clip, monkeypatch, with_thread
+):
+    chosen = threaded if with_thread else runner
+    loaded, load = [], lora.Method.load
+
+    def loading(self, folder):
+        loaded.append(folder)
+        load(self, folder)
+
+    monkeypatch.setattr(lora.Method, "load", loading)
+    trained = content(chosen.run(clip, POINT))
+    assert loaded == []
+    for kind in ("continuation", "result"):
+        shutil.rmtree(chosen.cache.root / kind)
+    # Another adapter, and then none, take the model meanwhile.
+    chosen.run(clip, POINT | {"learning_rate": 5e-2})
+    chosen.run(clip, None)
+    again = chosen.run(clip, POINT)
+    assert loaded == [again.adapter]
+    assert content(again) == trained

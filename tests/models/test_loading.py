@@ -3,7 +3,7 @@ import torch
 
 from lora_tta.errors import UserError
 from lora_tta.models import OpenSoraContinuationPipeline, OpenSoraTransformer3DModel, load_pipeline, memory
-from lora_tta.models.loading import check_pipeline_folder, stream_model
+from lora_tta.models.loading import FOR_ENCODING, FOR_GENERATION, check_pipeline_folder, stream_model
 
 
 @pytest.fixture
@@ -56,14 +56,25 @@ def test_pipelines_without_text_encoders_load(embeddings_only_pipeline, tmp_path
     assert load_pipeline(tmp_path).text_encoder is None
 
 
-def test_text_encoders_can_stay_on_the_disk(folder, monkeypatch):
-    without = load_pipeline(folder, text_encoders=False)
-    assert without.text_encoder is without.text_encoder_2 is without.tokenizer is without.tokenizer_2 is None
-    needed = 2 * sum(model.num_parameters() for model in (without.transformer, without.vae))
-    monkeypatch.setattr(memory, "available_memory", lambda device: needed)
-    load_pipeline(folder, text_encoders=False)
-    with pytest.raises(UserError, match="available"):
-        load_pipeline(folder)
+@pytest.mark.parametrize(
+    ("components", "models"),
+    [
+        (FOR_GENERATION, {"transformer", "vae"}),
+        (FOR_ENCODING, {"vae", "text_encoder", "text_encoder_2"}),
+    ],
+    ids=["generation", "encoding"],
+)
+def test_what_is_not_asked_for_stays_on_the_disk_and_takes_no_memory(folder, monkeypatch, components, models):
+    loaded = load_pipeline(folder, components=components)
+    assert {name for name, part in loaded.components.items() if part is not None} == set(components)
+    needed = 2 * sum(getattr(loaded, name).num_parameters() for name in models)
+    for available, fits in [(needed, True), (needed - 1, False)]:
+        monkeypatch.setattr(memory, "available_memory", lambda device, number=available: number)
+        if fits:
+            load_pipeline(folder, components=components)
+        else:
+            with pytest.raises(UserError, match="available"):
+                load_pipeline(folder, components=components)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from clip_results import make_result
 from lora_tta.cli.main import main as command
 from lora_tta.data.video import write_video
 from lora_tta.errors import UserError
-from lora_tta.experiment.export import export_outcomes
+from lora_tta.experiment.export import export_tables
 from lora_tta.experiment.failures import read_failures, write_failures
 from lora_tta.records.clips import Clip
 from lora_tta.records.outcome import ClipFailure
@@ -52,7 +52,7 @@ def test_where_nothing_failed_there_is_no_list(tmp_path):
 
 def test_a_stage_of_which_every_clip_failed_says_why(tmp_path):
     with pytest.raises(UserError, match="all 2 clips failed; a: the loss is nan"):
-        export_outcomes(tmp_path / "stage", [], [failure("a"), failure("b")])
+        export_tables(tmp_path / "stage", [], [failure("a"), failure("b")])
 
 
 @pytest.fixture

@@ -293,3 +293,14 @@ def test_results_of_different_clips_make_no_page(context, tmp_path):
     with pytest.raises(UserError, match="different clips"):
         write_report(tmp_path / "report.html", replace(context, adapted=context.adapted[1:]))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_costs_of_different_devices_are_not_set_side_by_side(tmp_path):
+    baseline, adapted = (make_result("a", 20.0, device=device) for device in ("cpu", "NVIDIA H100"))
+    write_costs_script(tmp_path / "same.js", [baseline], [replace(adapted, device="cpu")])
+    write_costs_script(tmp_path / "other.js", [baseline], [adapted])
+    same, other = ((tmp_path / name).read_text() for name in ("same.js", "other.js"))
+    assert '"device": "cpu"' in same
+    assert "baseline.generate_seconds_per_clip" in same
+    assert "not compared" in other
+    assert "baseline.generate_seconds_per_clip" not in other

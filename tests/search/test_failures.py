@@ -11,7 +11,9 @@ from optuna.trial import TrialState
 from lora_tta.errors import UserError
 from lora_tta.evaluation.perceptual import load_perceptual_distance
 from lora_tta.experiment import runner as runner_module
+from lora_tta.experiment.beside import Beside
 from lora_tta.experiment.runner import ClipRunner
+from lora_tta.search import worker as worker_module
 from lora_tta.search.launch import run_local_workers
 from lora_tta.search.study import JOURNAL, best_trial, failure_of, finished_trials
 from lora_tta.search.study_export import export_study
@@ -28,15 +30,15 @@ class Fault:
     times: int
 
     def put_into(self, monkeypatch):
-        real = ClipRunner.run
+        real = ClipRunner.begin
 
-        def run(runner, clip, point):
+        def begin(runner, clip, point):
             if point is not None and point["learning_rate"] == self.learning_rate and self.times:
                 self.times -= 1
                 raise RuntimeError("a passing\nfault")
             return real(runner, clip, point)
 
-        monkeypatch.setattr(ClipRunner, "run", run)
+        monkeypatch.setattr(ClipRunner, "begin", begin)
 
 
 def test_a_diverging_trial_fails_at_once_with_its_reason_and_the_study_goes_on(search_in):
@@ -112,6 +114,26 @@ def test_a_trial_outlives_a_fault_that_passes(search_in, monkeypatch, times):
     assert exports[0] == exports[1]
 
 
+def test_a_trial_outlives_a_fault_in_what_a_thread_does_beside_the_model(search_in, monkeypatch):
+    undisturbed = search_in("undisturbed", space=LEARNING_RATES)
+    undisturbed.worker().work()
+    search = search_in("study", space=LEARNING_RATES)
+    worker, drawn, draw = search.worker(), [], worker_module.strip
+
+    def failing_at_first(*arguments):
+        drawn.append(arguments)
+        if len(drawn) == 1:
+            raise RuntimeError("a passing fault")
+        return draw(*arguments)
+
+    monkeypatch.setattr(worker_module, "strip", failing_at_first)
+    worker.runner.beside = Beside(threaded=True, num_threads=1)
+    worker.work()
+    assert search.study().trials[0].user_attrs["tries"] == 1
+    assert search.outcome() == undisturbed.outcome()
+    assert search.tracked() == undisturbed.tracked()
+
+
 def test_an_idle_worker_leaves_a_failure_to_the_trials_own(search_in):
     search = search_in(
         "study", num_clips=2, space={"rank": [2], "learning_rate": [DIVERGING], "num_steps": [2]}
@@ -124,6 +146,7 @@ def test_an_idle_worker_leaves_a_failure_to_the_trials_own(search_in):
     assert trial.state == TrialState.RUNNING
 
 
+@pytest.mark.usefixtures("forkserver_with_model")
 def test_a_users_mistake_ends_all_workers_with_one_line(search_in):
     search = search_in("study", num_clips=2, space=LEARNING_RATES)
     second = search.folders.clips / search.clips[1].file_name
@@ -140,6 +163,7 @@ def test_a_users_mistake_ends_all_workers_with_one_line(search_in):
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.usefixtures("forkserver_with_model")
 def test_a_mistake_that_every_worker_meets_is_told_once(search_in):
     search = search_in("study")
     search.change("model", path=search.folders.clips.parent / "nowhere")

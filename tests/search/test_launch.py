@@ -8,7 +8,8 @@ import pytest
 from services import postgresql_server, slurm_cluster
 
 from lora_tta.errors import UserError
-from lora_tta.search.launch import run_local_workers, run_slurm_workers
+from lora_tta.search import preloaded
+from lora_tta.search.launch import run_local_workers, run_slurm_workers, run_worker_here
 from lora_tta.search.study import JOURNAL
 
 SMALL_JOBS = {
@@ -24,7 +25,8 @@ SMALL_JOBS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.slow(40)
+@pytest.mark.usefixtures("forkserver_with_model")
 def test_workers_share_a_study_in_postgresql(search_in, tmp_path):
     alone = search_in("alone")
     alone.worker().work()
@@ -36,7 +38,7 @@ def test_workers_share_a_study_in_postgresql(search_in, tmp_path):
     assert not (search.params.cache.path / JOURNAL).exists()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(60)
 def test_slurm_jobs_finish_the_study_also_after_a_preemption(search_in, tmp_path):
     alone = search_in("alone", num_clips=3)
     alone.worker().work()
@@ -55,6 +57,14 @@ def test_slurm_jobs_finish_the_study_also_after_a_preemption(search_in, tmp_path
     assert search.outcome() == alone.outcome()
     logs = "".join(path.read_text() for path in (tmp_path / "logs").glob("*.out"))
     assert "checkpoint" in logs.lower() or "requeue" in logs.lower()
+
+
+def test_a_worker_here_works_in_this_process_on_the_gpu_of_its_number(params, monkeypatch):
+    given = []
+    monkeypatch.setattr(preloaded, "run_worker", lambda *arguments: given.append(arguments))
+    run_worker_here(params, "folders", ["clip"])
+    run_worker_here(params, "folders", ["clip"], index=3)
+    assert given == [(params, "folders", ["clip"], index) for index in (0, 3)]
 
 
 def test_without_slurm_the_message_says_so(search_in, tmp_path, monkeypatch):

@@ -26,6 +26,8 @@ TRACKED = (
 # Assignments of `lora-tta params` that make a run of all stages small.
 SMALL_RUN = [
     "preprocess.num_clips=2",
+    "preprocess.height=32",
+    "preprocess.width=48",
     "generation.num_inference_steps=2",
     "evaluation.lpips=untrained",
     "evaluation.bootstrap_samples=100",
@@ -40,6 +42,8 @@ def run_in(folder: Path, *command: str) -> str:
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(folder / "src"),
+        # The first process that imports the copy's code keeps it compiled for the others.
+        "PYTHONDONTWRITEBYTECODE": "",
         **{f"GIT_{role}_{field}": "t" for role in ("AUTHOR", "COMMITTER") for field in ("NAME", "EMAIL")},
     }
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)

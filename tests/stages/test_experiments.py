@@ -73,7 +73,7 @@ class Repository:
         return sorted(runs.loc[runs["tags.lora_tta.kind"] == "trial", "tags.lora_tta.key"])
 
 
-@pytest.mark.slow
+@pytest.mark.slow(60)
 def test_experiments_change_the_space_and_continue_the_study_in_the_workspace_and_queued(
     tmp_path, params, moving_frames
 ):

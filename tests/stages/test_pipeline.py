@@ -15,7 +15,7 @@ SMALL = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(220)
 def test_the_pipeline_from_pull_to_report(tmp_path):
     workspace = Workspace(tmp_path)
     workspace.run("dvc", "pull", "data.dvc", "models/embedded.dvc")

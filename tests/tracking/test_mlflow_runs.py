@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mlflow
@@ -18,14 +19,19 @@ from lora_tta.records.outcome import ClipOutcome
 from lora_tta.records.results import ClipResult
 from lora_tta.tracking.mlflow_runs import (
     BEST_TAG,
-    log_outcomes,
+    log_clip,
+    log_running_mean,
     log_settings,
     log_study,
+    log_summary,
     open_experiment,
     open_study_run,
     open_trial_run,
+    tag_state,
     tracked_run,
 )
+
+STRIP = np.zeros((20, 40, 3), dtype=np.uint8)
 
 
 def outcome_of(folder: Path, clip_id: str, psnr: float, adapted: bool = True) -> ClipOutcome:
@@ -63,10 +69,11 @@ def experiment_id(params, empty_database):
 
 def test_a_run_holds_means_clips_losses_adapters_videos_and_strips(experiment_id, tmp_path):
     runs = [outcome_of(tmp_path, "a", 20.0), outcome_of(tmp_path, "b", 30.0)]
-    strip = np.zeros((20, 40, 3), dtype=np.uint8)
     with tracked_run(experiment_id, "trial", "trial") as run_id:
-        log_settings({"rank": 4, "adaptation": {"targets": ["attention"]}})
-        log_outcomes(runs, {"a": strip, "b": strip})
+        log_settings(run_id, {"rank": 4, "adaptation": {"targets": ["attention"]}})
+        for run in runs:
+            log_clip(run_id, run, STRIP)
+        log_summary(run_id, runs)
 
     client = mlflow.MlflowClient()
     run = client.get_run(run_id)
@@ -88,9 +95,47 @@ def test_a_run_holds_means_clips_losses_adapters_videos_and_strips(experiment_id
     assert sum(name.startswith("images/a+step+0") and name.endswith(".png") for name in files) == 1
 
 
+def artifacts_of(run_id: str, folder: Path) -> set[str]:
+    """Names of a run's artifacts, images by their keys."""
+    root = folder / "artifacts" / run_id / "artifacts"
+    names = {path.relative_to(root).as_posix() for path in root.rglob("*.*")}
+    return {f"{name.partition('+')[0]}.{name.rpartition('.')[2]}" if "+" in name else name for name in names}
+
+
+def test_a_clip_is_logged_by_itself_while_others_are_under_way(experiment_id, tmp_path):
+    with tracked_run(experiment_id, "trial", "trial") as run_id:
+        log_clip(run_id, outcome_of(tmp_path, "a", 20.0), STRIP)
+        first = artifacts_of(run_id, tmp_path)
+        assert {"videos/a.mp4", "adapters/a/adapter_config.json", "images/a.png"} <= first
+        assert not mlflow.MlflowClient().get_run(run_id).data.metrics
+        log_clip(run_id, outcome_of(tmp_path, "b", 30.0), STRIP)
+    assert {name.replace("a.", "b.") for name in first if "/a." in name} <= artifacts_of(run_id, tmp_path)
+
+
+def test_a_thread_without_an_active_run_logs_to_the_run_that_it_is_given(experiment_id, tmp_path):
+    runs = [outcome_of(tmp_path, "a", 20.0)]
+    with tracked_run(experiment_id, "trial", "trial") as run_id, ThreadPoolExecutor(1) as thread:
+        for log, arguments in [
+            (log_settings, ({"rank": 4},)),
+            (log_running_mean, ("psnr", 20.0, 1)),
+            (log_clip, (runs[0], STRIP)),
+            (log_summary, (runs,)),
+            (tag_state, ("complete",)),
+        ]:
+            thread.submit(log, run_id, *arguments).result()
+    run = mlflow.MlflowClient().get_run(run_id)
+    assert run.data.params == {"rank": "4"}
+    assert (run.data.metrics["running_psnr"], run.data.metrics["psnr"]) == (20, 20)
+    assert run.data.tags["lora_tta.state"] == "complete"
+    assert "videos/a.mp4" in artifacts_of(run_id, tmp_path)
+    assert {run.info.run_id for run in mlflow.MlflowClient().search_runs([experiment_id])} == {run_id}
+
+
 def test_a_baseline_has_no_loss_and_no_adapters(experiment_id, tmp_path):
+    outcome = outcome_of(tmp_path, "a", 20.0, adapted=False)
     with tracked_run(experiment_id, "baseline", "baseline") as run_id:
-        log_outcomes([outcome_of(tmp_path, "a", 20.0, adapted=False)], {"a": np.zeros((2, 2, 3), np.uint8)})
+        log_clip(run_id, outcome, STRIP)
+        log_summary(run_id, [outcome])
     run = mlflow.MlflowClient().get_run(run_id)
     assert "loss" not in run.data.metrics
     assert not list((tmp_path / "artifacts").rglob("adapters"))
@@ -102,7 +147,7 @@ def test_the_gain_over_the_baseline_is_that_on_the_same_clips(experiment_id, tmp
     adapted = [outcome_of(tmp_path / "adapted", "a", 20.0), outcome_of(tmp_path / "adapted", "b", 30.0)]
     baseline = [outcome_of(tmp_path / "baseline", name, 24.0, adapted=False) for name in ("a", "b")]
     with tracked_run(experiment_id, "trial", "trial") as run_id:
-        log_outcomes(adapted, dict.fromkeys("ab", np.zeros((2, 2, 3), np.uint8)), baseline)
+        log_summary(run_id, adapted, baseline)
     metrics = mlflow.MlflowClient().get_run(run_id).data.metrics
     assert (metrics["psnr"], metrics["psnr_gain"]) == (25, 1)
 
@@ -131,8 +176,8 @@ def test_a_study_has_one_run_and_a_trial_taken_over_too(experiment_id):
 
 def test_a_clip_may_have_any_name(experiment_id, tmp_path):
     run = outcome_of(tmp_path, "söme (clip)", 20.0, adapted=False)
-    with tracked_run(experiment_id, "baseline", "baseline"):
-        log_outcomes([run], {run.clip.clip_id: np.zeros((2, 2, 3), np.uint8)})
+    with tracked_run(experiment_id, "baseline", "baseline") as run_id:
+        log_clip(run_id, run, STRIP)
     assert [path.name[:12] for path in tmp_path.rglob("images/*.png")] == ["s_me _clip_+"]
 
 

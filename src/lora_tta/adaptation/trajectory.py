@@ -47,7 +47,7 @@ class Snapshot:
         parameters: the method's tensors on the CPU.
         optimizer: state of AdamW and of the learning-rate schedule, enough to continue.
         losses: the loss of each step so far.
-        seconds: time spent so far.
+        seconds: time spent so far, without first uses (:attr:`Backbone.first_use_seconds`).
         peak_memory_bytes: the largest of the steps so far.
     """
 
@@ -160,7 +160,7 @@ def _adapt(
 
     stops = {step for step in save_at if step < params.num_steps} | {params.num_steps}
     backbone.recompute_activations(conditioning, recompute)
-    memory, began = PeakMemory(backbone.device), time.perf_counter()
+    memory, began = PeakMemory(backbone.device), _clock(backbone)
     for step in range(len(losses), params.num_steps):
         loss = loss_of.at(step)
         loss.backward()
@@ -178,11 +178,16 @@ def _adapt(
                 parameters=method.state(),
                 optimizer=_to_cpu({"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}),
                 losses=tuple(values),
-                seconds=snapshot.seconds + time.perf_counter() - began,
+                seconds=snapshot.seconds + _clock(backbone) - began,
                 peak_memory_bytes=max(snapshot.peak_memory_bytes, memory.bytes()),
             )
             yield snapshot
-            began = time.perf_counter()
+            began = _clock(backbone)
+
+
+def _clock(backbone: Backbone) -> float:
+    """A clock in seconds that stands still during first uses."""
+    return time.perf_counter() - backbone.first_use_seconds
 
 
 def _check_finite(losses: Sequence[float]) -> None:

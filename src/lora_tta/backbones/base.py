@@ -54,6 +54,8 @@ class Backbone(Protocol):
             model with PEFT's mixin.
         device: where it computes.
         dtype: of its weights.
+        first_use_seconds: what this process has spent so far on what it does once, such as compiling. That
+            is no part of the costs of a clip.
     """
 
     @property
@@ -64,6 +66,9 @@ class Backbone(Protocol):
 
     @property
     def dtype(self) -> torch.dtype: ...  # noqa: D102
+
+    @property
+    def first_use_seconds(self) -> float: ...  # noqa: D102
 
     def encode(self, frames: np.ndarray, caption: str) -> Conditioning:
         """Encode the conditioning frames, uint8 (F, H, W, 3), and the caption of one clip."""

@@ -1,6 +1,7 @@
 """Open-Sora v2.0 (https://arxiv.org/abs/2503.09642), continuing a clip in the mode ``v2v_head``."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from lora_tta.backbones.base import Conditioning
 from lora_tta.config import GenerationParams, ModelParams
 from lora_tta.errors import FailedWork
-from lora_tta.models.loading import load_pipeline
+from lora_tta.models.loading import FOR_ENCODING, FOR_GENERATION, load_pipeline
 from lora_tta.models.lora_targets import lora_target_modules
 from lora_tta.models.memory import activation_bytes, available_memory
 from lora_tta.models.packing import (
@@ -24,7 +25,7 @@ from lora_tta.models.packing import (
 )
 from lora_tta.models.pipeline import OpenSoraContinuationPipeline, OpenSoraPipelineOutput
 from lora_tta.models.scheduling import add_noise, shift_timesteps, time_shift_alpha, velocity_target
-from lora_tta.models.speed.acceleration import accelerate
+from lora_tta.models.speed.acceleration import GraphedForward, accelerate, find_kernels
 from lora_tta.models.transformer import OpenSoraTransformer3DModel
 from lora_tta.records.clips import CONDITIONING_FRAMES, NUM_FRAMES
 
@@ -33,10 +34,16 @@ MODE = "v2v_head"
 
 def load(params: ModelParams, device: torch.device, for_encoding: bool) -> "OpenSoraBackbone":
     """Load a pipeline folder; see :class:`lora_tta.backbones.base.Load`."""
-    dtype = getattr(torch, params.dtype)
-    pipeline = load_pipeline(params.path, device, dtype, text_encoders=for_encoding)
-    if params.accelerate and device.type == "cuda":
-        accelerate(pipeline.transformer)
+    components = FOR_ENCODING if for_encoding else FOR_GENERATION
+    on_gpu = device.type == "cuda" and not for_encoding
+    with ThreadPoolExecutor(1) as beside:
+        # Importing kernels takes seconds, and so does reading weights.
+        kernels = beside.submit(find_kernels) if on_gpu and params.accelerate else None
+        pipeline = load_pipeline(params.path, device, getattr(torch, params.dtype), components)
+    if kernels is not None:
+        accelerate(pipeline.transformer, kernels.result())
+    elif on_gpu:
+        pipeline.transformer.forward = GraphedForward(pipeline.transformer, max_tokens=0)
     # One bar for the clips is enough.
     pipeline.set_progress_bar_config(disable=True)
     return OpenSoraBackbone(pipeline)
@@ -71,6 +78,12 @@ class OpenSoraBackbone:
         """Of the transformer's weights."""
         # `transformer.dtype` walks through all modules, while the GPU waits.
         return self.network.proj_out.weight.dtype
+
+    @property
+    def first_use_seconds(self) -> float:
+        """Seconds of compiling, capturing and first calls so far; none on the CPU."""
+        forward = self.network.forward
+        return forward.first_uses.seconds if isinstance(forward, GraphedForward) else 0.0
 
     @torch.no_grad()
     def encode(self, frames: np.ndarray, caption: str) -> Conditioning:

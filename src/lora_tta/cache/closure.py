@@ -53,12 +53,10 @@ def own_imports(module: str, root: Path = ROOT) -> set[str]:
 def source_files(modules: Collection[str], root: Path = ROOT) -> list[Path]:
     """The files of modules, and the templates of those that load some by jinja2's ``PackageLoader``."""
     files = {_source_file(module, root) for module in modules}
-    for module in modules:
-        for node in ast.walk(ast.parse(_source_file(module, root).read_text(encoding="utf-8"))):
-            match node:
-                case ast.Call(func=ast.Name(id="PackageLoader"), args=[ast.Constant(value=str(package))]):
-                    folder = _source_file(package, root).parent / "templates"
-                    files |= {path for path in folder.rglob("*") if path.is_file()}
+    for file in list(files):
+        for package in _template_packages(file.read_text(encoding="utf-8")):
+            folder = _source_file(package, root).parent / "templates"
+            files |= {path for path in folder.rglob("*") if path.is_file()}
     return sorted(files)
 
 
@@ -78,13 +76,8 @@ def libraries(modules: Collection[str], root: Path = ROOT) -> dict[str, str]:
 
 def code_without_prose(path: Path) -> str:
     """The syntax tree of a Python file without comments and docstrings; the text of any other file."""
-    if path.suffix != ".py":
-        return path.read_text(encoding="utf-8")
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            node.body = [part for part in node.body if not _is_text(part)] or [ast.Pass()]
-    return ast.dump(tree)
+    text = path.read_text(encoding="utf-8")
+    return _without_prose(text) if path.suffix == ".py" else text
 
 
 def module_file(module: str, root: Path = ROOT) -> Path | None:
@@ -128,14 +121,37 @@ def _distributions() -> dict[str, list[str]]:
     return {name: list(found) for name, found in packages_distributions().items()}
 
 
-def _imported_names(path: Path) -> tuple[str, ...]:
-    stat = path.stat()
-    return _names_in(path, stat.st_mtime_ns, stat.st_size)
+# A file is parsed once for all the kinds of work that it is part of. What is kept goes by the file's text, so
+# that nothing can be out of date.
+@cache
+def _without_prose(text: str) -> str:
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [part for part in node.body if not _is_text(part)] or [ast.Pass()]
+    return ast.dump(tree)
 
 
 @cache
-def _names_in(path: Path, modified: int, size: int) -> tuple[str, ...]:
-    return tuple(_walk(ast.parse(path.read_text(encoding="utf-8"))))
+def _template_packages(text: str) -> tuple[str, ...]:
+    """The packages whose templates a file loads."""
+    if "PackageLoader" not in text:
+        return ()
+    packages = []
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.Call(func=ast.Name(id="PackageLoader"), args=[ast.Constant(value=str(package))]):
+                packages.append(package)
+    return tuple(packages)
+
+
+def _imported_names(path: Path) -> tuple[str, ...]:
+    return _names_in(path.read_text(encoding="utf-8"))
+
+
+@cache
+def _names_in(text: str) -> tuple[str, ...]:
+    return tuple(_walk(ast.parse(text)))
 
 
 def _walk(node: ast.AST) -> Iterator[str]:
@@ -149,4 +165,6 @@ def _walk(node: ast.AST) -> Iterator[str]:
     elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
         yield from (f"{node.module}.{alias.name}" for alias in node.names)
     for child in ast.iter_child_nodes(node):
-        yield from _walk(child)
+        # No import is part of an expression.
+        if isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):
+            yield from _walk(child)

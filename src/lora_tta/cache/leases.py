@@ -1,5 +1,6 @@
 """Leases on the entries of a cache: files of the processes that hold them, with locks that end with them."""
 
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,15 +19,18 @@ class Leases:
     def __init__(self, folder: Path):
         self._folder = folder
         self._depth = 0
+        self._counting = threading.Lock()
         self._file: Path | None = None
         self._names: set[str] = set()
 
     @contextmanager
     def block(self) -> Iterator[None]:
-        """Entries that are added inside stay leased until the outermost block ends."""
-        self._depth += 1
+        """Entries that are added inside stay leased until the outermost block ends, which began first."""
+        with self._counting:
+            self._depth += 1
+            is_outermost = self._depth == 1
         try:
-            if self._depth > 1:
+            if not is_outermost:
                 yield
                 return
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -43,7 +47,8 @@ class Leases:
                     file.unlink(missing_ok=True)
             Path(lock.lock_file).unlink(missing_ok=True)
         finally:
-            self._depth -= 1
+            with self._counting:
+                self._depth -= 1
 
     def add(self, entry: Path) -> None:
         """Lease an entry, if this process is inside of a block."""

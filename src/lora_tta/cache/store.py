@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,23 +91,22 @@ class ContentCache:
             with self.lock(key):
                 return self.find(kind, key) or self._add(kind, key, compute)
 
-    def lock(self, key: Mapping[str, Any]) -> FileLock:
-        """A context in which no other process works on ``key``; it ends with the process that holds it."""
+    def lock(self, key: Mapping[str, Any], thread_local: bool = True) -> FileLock:
+        """A context in which no other process works on ``key``; it ends with the process that holds it.
+
+        Args:
+            key: of the work.
+            thread_local: whether the thread that acquires the lock must release it.
+        """
         locks = self.root / LOCKS
         locks.mkdir(parents=True, exist_ok=True)
-        return FileLock(locks / f"{digest(key)}.lock")
+        return FileLock(locks / f"{digest(key)}.lock", thread_local=thread_local)
 
     @contextmanager
     def leasing(self) -> Iterator[None]:
         """Keep every entry that is found or added inside the block until its end, or the process's."""
         with self._leases.block():
             yield
-
-    def lease(self, paths: Collection[Path]) -> None:
-        """Keep the entries that hold the paths, which another process leases still, until the block's end."""
-        with self._housekeeping():
-            for path in paths:
-                self._leases.add(self.root.joinpath(*path.relative_to(self.root).parts[:2]))
 
     def usage(self) -> list[Usage]:
         """Number and size of the entries of each kind."""

@@ -14,10 +14,18 @@ from lora_tta.records.results import write_results
 from lora_tta.report.filmstrip import frame_strip
 
 
-def export_outcomes(
+def export_files(folder: Path, outcome: ClipOutcome) -> None:
+    """Copy a clip's files to ``videos/<clip>.mp4`` and ``adapters/<clip>``."""
+    (folder / "videos").mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(outcome.video, folder / "videos" / f"{outcome.clip.clip_id}.mp4")
+    if outcome.adapter is not None:
+        shutil.copytree(outcome.adapter, folder / "adapters" / outcome.clip.clip_id, dirs_exist_ok=True)
+
+
+def export_tables(
     folder: Path, outcomes: Sequence[ClipOutcome], failures: Sequence[ClipFailure] = ()
 ) -> None:
-    """Write result tables, ``videos``, ``adapters`` and, where clips failed, ``failed.csv``.
+    """Write the tables of results and, where clips failed, ``failed.csv``.
 
     Raises:
         UserError: there is no outcome.
@@ -25,11 +33,7 @@ def export_outcomes(
     if failures and not outcomes:
         first = failures[0]
         raise UserError(f"all {len(failures)} clips failed; {first.clip.clip_id}: {first.reason}")
-    (folder / "videos").mkdir(parents=True, exist_ok=True)
-    for outcome in outcomes:
-        shutil.copyfile(outcome.video, folder / "videos" / f"{outcome.clip.clip_id}.mp4")
-        if outcome.adapter is not None:
-            shutil.copytree(outcome.adapter, folder / "adapters" / outcome.clip.clip_id, dirs_exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     write_results(folder, [outcome.result for outcome in outcomes])
     write_failures(folder, failures)
 

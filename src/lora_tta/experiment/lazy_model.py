@@ -36,6 +36,13 @@ class LazyModel:
         self.device = resolve_device(params.device, device_index)
         self._identities = cache_folder / IDENTITIES_NAME
         torch.set_num_threads(params.num_threads)
+        if self.device.type == "cuda":
+            # New streams and kernels go to the current device.
+            torch.cuda.set_device(self.device)
+            # For the whole process, since the model works while a thread beside it measures. With TF32, SSIM
+            # would subtract large squares that differ in their last digits.
+            torch.backends.cudnn.deterministic = True
+            torch.backends.cudnn.allow_tf32 = False
 
     @cached_property
     def backbone(self) -> Backbone:

@@ -1,157 +1,195 @@
-"""Clips spread over the processes of one machine.
-
-The processes that run clips import torch and other large libraries, at once and alone; a process that waits
-for them does not.
-"""
+"""Clips spread over the processes of one machine."""
 
 import multiprocessing
-import multiprocessing.forkserver
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
-from functools import cache, partial
-from multiprocessing.context import ForkServerContext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tqdm import tqdm
 
 from lora_tta.config import Params
 from lora_tta.errors import UserError, reason_of
+from lora_tta.experiment.processes import forkserver, num_processes
 from lora_tta.records.clips import Clip
 from lora_tta.records.point import Point
 
 if TYPE_CHECKING:
     from lora_tta.experiment.preloaded import ClipRunner
-    from lora_tta.records.outcome import ClipFailure, ClipOutcome
+    from lora_tta.records.outcome import Outcomes
 
 RUNNER_MODULE = "lora_tta.experiment.preloaded"
 # A stage ends with an error when more than this share of its clips has failed.
 MAX_FAILED_SHARE = 0.1
 
-_leases = ExitStack()
-RunClips = Callable[[Sequence[Clip], Point | None, str], "list[ClipOutcome | ClipFailure]"]
 
+class ClipTasks(NamedTuple):
+    """What is to be done to every clip.
 
-def forkserver(preload: str) -> ForkServerContext:
-    """Processes forked from a server that has imported ``preload``, so that torch is imported once for all.
-
-    They are forked before CUDA or a thread is up, which plain forks of this process could not rely on.
-    The server imports while the caller goes on, until the first process is started.
+    Attributes:
+        params: of the pipeline.
+        clips_folder: of the preprocessed clips.
+        encoded: folder of the conditionings.
+        clips: in the order in which they are taken.
+        points: each clip is run at each of them, see :meth:`ClipRunner.run`.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([preload])
-    multiprocessing.forkserver.ensure_running()
-    return context
 
-
-def call_in_process(preload: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of ``function(*arguments)``, called in a process of :func:`forkserver`."""
-    with ProcessPoolExecutor(1, mp_context=forkserver(preload)) as executor:
-        return executor.submit(function, *arguments).result()
+    params: Params
+    clips_folder: Path
+    encoded: Path
+    clips: Sequence[Clip]
+    points: Sequence[Point | None]
 
 
 @contextmanager
-def clip_workers(params: Params, clips_folder: Path, encoded: Path) -> Iterator[RunClips]:
-    """``workers.processes`` processes that run clips, or this one if that is 1.
+def clips_at_work(tasks: ClipTasks, description: str) -> "Iterator[Iterator[Outcomes]]":
+    """Run clips in ``workers.processes`` processes, or in this one if that is 1.
 
-    The files of the outcomes stay in the cache until the block ends.
+    Work begins with the ``with`` block. The files of the outcomes stay in the cache until the block ends.
 
     Yields:
-        ``run(clips, point, description)``, which runs every clip at one point, see :meth:`ClipRunner.run`,
-        and returns outcomes and failures in the order of ``clips``. It raises a :class:`UserError` as soon
-        as more than a tenth of the clips has failed, and leaves out those that have not begun.
+        An iterator over the clips in their order: an outcome or a failure for each of the points. It raises a
+        :class:`UserError` as soon as more than a tenth of the clips has failed, and the rest is left.
     """
-    run = partial(_run, params, clips_folder, encoded)
-    processes = params.workers.processes
-    if processes == 1:
-        try:
-            yield partial(_run_here, run)
-        finally:
-            _release_leases()
+    workers = tasks.params.workers.processes
+    if workers == 1:
+        from lora_tta.experiment.preloaded import ClipRunner
+
+        runner = ClipRunner(tasks.params, tasks.clips_folder, tasks.encoded)
+        with runner.working():
+            here = _one_behind(run_points(runner, clip, tasks.points) for clip in tasks.clips)
+            yield _checked(enumerate(here), tasks, description)
         return
-    with ProcessPoolExecutor(processes, mp_context=forkserver(RUNNER_MODULE)) as executor:
-        yield partial(_run_in, executor, run)
-
-
-def _run_here(
-    run: Callable[[Clip, Point | None], "ClipOutcome | ClipFailure"],
-    clips: Sequence[Clip],
-    point: Point | None,
-    description: str,
-) -> "list[ClipOutcome | ClipFailure]":
-    outcomes: list[ClipOutcome | ClipFailure] = []
-    for clip in tqdm(clips, description, unit="clip"):
-        outcomes.append(run(clip, point))
-        _check_failures(outcomes, len(clips), description)
-    return outcomes
-
-
-def _run_in(
-    executor: Executor,
-    run: Callable[[Clip, Point | None], "ClipOutcome | ClipFailure"],
-    clips: Sequence[Clip],
-    point: Point | None,
-    description: str,
-) -> "list[ClipOutcome | ClipFailure]":
-    futures: list[Future[ClipOutcome | ClipFailure]] = [executor.submit(run, clip, point) for clip in clips]
-    done: list[ClipOutcome | ClipFailure] = []
+    context = forkserver(RUNNER_MODULE)
+    count = min(num_processes(workers, tasks.params.model, RUNNER_MODULE), max(1, len(tasks.clips)))
+    results: SimpleQueue[Any] = context.SimpleQueue()
+    taken, done = context.Value("i", 0), context.Event()
+    processes = [
+        context.Process(target=_work, args=(tasks, index, taken, results, done)) for index in range(count)
+    ]
+    for process in processes:
+        process.start()
     try:
-        for future in tqdm(as_completed(futures), description, total=len(futures), unit="clip"):
-            done.append(future.result())
-            _check_failures(done, len(clips), description)
-    except BrokenProcessPool:
-        raise UserError(
-            f"{description}: a process died, as when memory runs out: lower workers.processes and run again; "
-            "finished clips are kept"
-        ) from None
+        yield _checked(_received(results, processes, len(tasks.clips), description), tasks, description)
+        done.set()
+    except BaseException:
+        for process in processes:
+            process.terminate()
+        raise
     finally:
-        for future in futures:
-            future.cancel()
-    return [future.result() for future in futures]
+        for process in processes:
+            process.join()
 
 
-def _check_failures(
-    outcomes: "Sequence[ClipOutcome | ClipFailure]", num_clips: int, description: str
-) -> None:
-    from lora_tta.records.outcome import split_failures
-
-    _, failures = split_failures(outcomes)
-    if len(failures) > MAX_FAILED_SHARE * num_clips:
-        first = failures[0]
-        raise UserError(
-            f"{description}: {len(failures)} of {num_clips} clips failed, the first is {first.clip.clip_id} "
-            f"({first.reason}): see the settings of adaptation and generation; finished clips are kept"
-        )
-
-
-def _run(
-    params: Params, clips_folder: Path, encoded: Path, clip: Clip, point: Point | None
-) -> "ClipOutcome | ClipFailure":
+def run_points(runner: "ClipRunner", clip: Clip, points: Sequence[Point | None]) -> "Future[Outcomes]":
+    """Begin the work on a clip at each point; what fails becomes a :class:`ClipFailure`."""
     from lora_tta.records.outcome import ClipFailure
 
-    try:
-        return _runner(params.model_dump_json(), clips_folder, encoded).run(clip, point)
-    except UserError:
-        raise
-    except Exception as error:
-        return ClipFailure(clip, reason_of(error))
+    def guarded(work: Callable[[], Any]) -> Any:
+        try:
+            return work()
+        except UserError:
+            raise
+        except Exception as error:
+            return ClipFailure(clip, reason_of(error))
+
+    begun = [guarded(lambda at=point: runner.begin(clip, at)) for point in points]
+    return runner.beside.submit(
+        lambda: tuple(guarded(part.result) if isinstance(part, Future) else part for part in begun)
+    )
 
 
-@cache
-def _runner(params: str, clips_folder: Path, encoded: Path) -> "ClipRunner":
-    """The runner of this process, which keeps the model between clips and leases all that it works on."""
+def _one_behind(futures: "Iterator[Future[Outcomes]]") -> "Iterator[Outcomes]":
+    """The results of futures, each waited for when the next has been begun."""
+    before: Future[Any] | None = None
+    for future in futures:
+        if before is not None:
+            yield before.result()
+        before = future
+    if before is not None:
+        yield before.result()
+
+
+def _work(tasks: ClipTasks, index: int, taken: Any, results: "SimpleQueue[Any]", done: Any) -> None:
+    """Take one clip after another, send its number and what became of it, and an error as one line."""
     from lora_tta.experiment.preloaded import ClipRunner
 
-    parsed = Params.model_validate_json(params)
-    identity = multiprocessing.current_process()._identity  # type: ignore[attr-defined]
-    index = identity[-1] - 1 if identity else 0
-    runner = ClipRunner(parsed, clips_folder, encoded, device_index=index)
-    _leases.enter_context(runner.cache.leasing())
-    return runner
+    try:
+        runner = ClipRunner(tasks.params, tasks.clips_folder, tasks.encoded, device_index=index)
+        # The parent copies the files of the outcomes from the cache, so they are leased until it is done.
+        with runner.working():
+            sent: list[Future[None]] = []
+            while (number := _take(taken)) < len(tasks.clips) and _parent_lives():
+                outcomes = run_points(runner, tasks.clips[number], tasks.points)
+                sent.append(
+                    runner.beside.submit(lambda at=number, of=outcomes: results.put((at, of.result())))
+                )
+                _raise_errors(future for future in sent if future.done())
+            runner.beside.wait()
+            _raise_errors(sent)
+            while not done.wait(1) and _parent_lives():
+                pass
+    except Exception as error:
+        results.put(reason_of(error))
 
 
-def _release_leases() -> None:
-    _leases.close()
-    _runner.cache_clear()
+def _raise_errors(futures: "Iterable[Future[None]]") -> None:
+    for future in futures:
+        future.result()
+
+
+def _take(taken: Any) -> int:
+    with taken.get_lock():
+        taken.value += 1
+        return taken.value - 1
+
+
+def _parent_lives() -> bool:
+    parent = multiprocessing.parent_process()
+    return parent is None or parent.is_alive()
+
+
+def _received(
+    results: "SimpleQueue[Any]", processes: Sequence[Any], num_clips: int, description: str
+) -> "Iterator[tuple[int, Outcomes]]":
+    """Numbers of clips with what became of them, as they come."""
+    reader = results._reader  # type: ignore[attr-defined]
+    for _ in range(num_clips):
+        while not reader.poll():
+            wait([reader, *(process.sentinel for process in processes)])
+            if not reader.poll() and any(process.exitcode not in (None, 0) for process in processes):
+                raise UserError(
+                    f"{description}: a process died, as when memory runs out: lower workers.processes and "
+                    "run again; finished clips are kept"
+                )
+        received = results.get()
+        if isinstance(received, str):
+            raise UserError(received)
+        yield received
+
+
+def _checked(
+    arriving: "Iterator[tuple[int, Outcomes]]", tasks: ClipTasks, description: str
+) -> "Iterator[Outcomes]":
+    """Put outcomes in the order of the clips, and stop at too many failures."""
+    from lora_tta.records.outcome import ClipFailure
+
+    waiting: dict[int, Any] = {}
+    failures: list[ClipFailure] = []
+    following = 0
+    for number, outcomes in tqdm(arriving, description, total=len(tasks.clips), unit="clip"):
+        failures += [outcome for outcome in outcomes[:1] if isinstance(outcome, ClipFailure)]
+        if len(failures) > MAX_FAILED_SHARE * len(tasks.clips):
+            first = failures[0]
+            raise UserError(
+                f"{description}: {len(failures)} of {len(tasks.clips)} clips failed, the first is "
+                f"{first.clip.clip_id} ({first.reason}): see the settings of adaptation and generation; "
+                "finished clips are kept"
+            )
+        waiting[number] = outcomes
+        while following in waiting:
+            yield waiting.pop(following)
+            following += 1

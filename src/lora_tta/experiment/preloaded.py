@@ -1,8 +1,15 @@
-"""Everything that a process needs to run clips, imported without garbage collection."""
+"""Everything that a process needs to run clips, imported as a server of forks should."""
 
-from lora_tta.imports import without_garbage_collection
+from importlib import import_module
 
-with without_garbage_collection():
+from lora_tta.imports import without_first_use_of_cuda, without_garbage_collection
+
+with without_garbage_collection(), without_first_use_of_cuda():
+    from lora_tta.backbones import backbone_module
+    from lora_tta.config import BACKBONES
     from lora_tta.experiment.runner import ClipRunner
+
+    for _name in BACKBONES:
+        import_module(backbone_module(_name))
 
 __all__ = ["ClipRunner"]

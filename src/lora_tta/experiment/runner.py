@@ -1,13 +1,16 @@
 """One clip through adaptation, generation and measurement, with every finished part kept in the cache."""
 
 import json
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import Timeout
+import torch
+from filelock import FileLock, Timeout
 
 from lora_tta.adaptation.methods import MethodSlot
 from lora_tta.adaptation.trajectory import ADAPTER_FOLDER, AdaptationRecord, Snapshot, adapt
@@ -17,16 +20,38 @@ from lora_tta.config import AdaptationParams, Params
 from lora_tta.data.video import read_clip_frames, write_video
 from lora_tta.evaluation.metrics import ContinuationMetrics
 from lora_tta.evaluation.perceptual import PerceptualDistance, load_perceptual_distance
+from lora_tta.experiment.beside import Beside
 from lora_tta.experiment.clip_work import ClipWork, adaptation_code, generation_code, measuring_code
 from lora_tta.experiment.lazy_model import LazyModel
 from lora_tta.files import file_sha256
 from lora_tta.generation.continuation import generate_continuation
+from lora_tta.models.speed.first_use import GPU_ALONE
 from lora_tta.records.clips import CONDITIONING_FRAMES, Clip
+from lora_tta.records.metric_table import ClipMetrics
 from lora_tta.records.outcome import ClipOutcome
 from lora_tta.records.point import Point
 from lora_tta.records.results import ClipResult, read_results, write_costs, write_results
 
+# A clip's: its snapshots, files, measurements and log. More would pile up in memory behind a slow disk.
+JOBS_BEHIND = 8
 VIDEO_NAME, FRAMES_NAME, COST_NAME, COSTS_NAME = "continuation.mp4", "frames.npy", "cost.json", "costs.csv"
+
+
+class Entry:
+    """The folder of finished work in the cache, or of work that is on its way there.
+
+    Args:
+        folder: or a function that returns it, which waits or writes.
+        in_model: whether the model holds these adapted parameters.
+    """
+
+    def __init__(self, folder: Path | Callable[[], Path], in_model: bool = False):
+        self._folder = folder
+        self.in_model = in_model
+
+    def __call__(self) -> Path:
+        """The folder, with its files."""
+        return self._folder if isinstance(self._folder, Path) else self._folder()
 
 
 class ClipRunner:
@@ -48,6 +73,16 @@ class ClipRunner:
         # An adaptation leaves a snapshot at every number of steps that the search may ask for.
         self._snapshot_steps = [int(steps) for steps in params.search.space.get("num_steps", [])]
         self._works: dict[tuple, ClipWork] = {}
+        self.beside = Beside(self.model.device.type == "cuda", params.model.num_threads)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Keep all that is found or made inside in the cache, and finish what has been begun, by the end."""
+        with self.cache.leasing():
+            try:
+                yield
+            finally:
+                self.beside.wait()
 
     def run(self, clip: Clip, point: Point | None) -> ClipOutcome:
         """Continue a clip, adapted first unless ``point`` is None, and measure the generated frames.
@@ -57,22 +92,33 @@ class ClipRunner:
             FailedWork: losses, frames or metrics are not finite.
             torch.OutOfMemoryError: memory runs out with recomputation too.
         """
+        with self.working():
+            return self.begin(clip, point).result()
+
+    def begin(self, clip: Clip, point: Point | None) -> "Future[ClipOutcome]":
+        """Do the model's work on a clip; what needs no model is done beside that of the next clip.
+
+        To be called in :meth:`working`. The same errors as of :meth:`run` come from here or from the future.
+        """
         work = self._work(clip, point)
-        with self.cache.lock(work.result_key | {"part": "whole"}), self.cache.leasing():
-            return self._run(work)
+        lock = self._whole(work)
+        lock.acquire()
+        return self._begin(work, lock)
 
     def try_run(self, clip: Clip, point: Point | None) -> bool:
         """Do a clip in advance, unless it is done or in another process's hands; says whether it was."""
         work = self._work(clip, point)
-        lock = self.cache.lock(work.result_key | {"part": "whole"})
+        lock = self._whole(work)
         try:
-            with lock.acquire(timeout=0), self.cache.leasing():
-                if self.cache.find("result", work.result_key):
-                    return False
-                self._run(work)
-                return True
+            lock.acquire(timeout=0)
         except Timeout:
             return False
+        with self.working():
+            if self.cache.find("result", work.result_key):
+                lock.release()
+                return False
+            self._begin(work, lock).result()
+            return True
 
     def study_identity(self, clips: Sequence[Clip]) -> dict[str, Any]:
         """Everything that the value of a trial on these clips depends on, besides its point."""
@@ -109,10 +155,30 @@ class ClipRunner:
             )
         return self._works[key]
 
-    def _run(self, work: ClipWork) -> ClipOutcome:
-        adapter = None if work.adaptation is None else self._adapter(work, work.adaptation)
-        continuation = self._continuation(work, adapter)
+    def _whole(self, work: ClipWork) -> FileLock:
+        """The lock under which one process at a time works on a clip at a point."""
+        return self.cache.lock(work.result_key | {"part": "whole"}, thread_local=False)
 
+    def _begin(self, work: ClipWork, lock: FileLock) -> "Future[ClipOutcome]":
+        """Do the model's work, and leave the rest, after which the lock is released, to the thread beside."""
+        self.beside.wait(keep=JOBS_BEHIND)
+        try:
+            adapter = None if work.adaptation is None else self._adapter(work, work.adaptation)
+            continuation = self._continuation(work, adapter)
+        except BaseException:
+            lock.release()
+            raise
+
+        def finish() -> ClipOutcome:
+            try:
+                with self.cache.leasing():
+                    return self._outcome(work, continuation(), None if adapter is None else adapter())
+            finally:
+                lock.release()
+
+        return self.beside.submit(finish)
+
+    def _outcome(self, work: ClipWork, continuation: Path, adapter: Path | None) -> ClipOutcome:
         def measure(folder: Path) -> None:
             results = [self._result(work, continuation, adapter)]
             write_results(folder, results)
@@ -139,16 +205,25 @@ class ClipRunner:
     def _methods(self) -> MethodSlot:
         return MethodSlot(self.model.backbone)
 
-    def _adapter(self, work: ClipWork, adaptation: AdaptationParams) -> Path:
+    def _adapter(self, work: ClipWork, adaptation: AdaptationParams) -> Entry:
+        """Adapt the model to the clip, unless the cache holds the adapter."""
         key = work.adapter_key(adaptation.num_steps)
-        entry = self.cache.find("adapter", key)
-        if entry is not None:
-            return entry
+        if entry := self.cache.find("adapter", key):
+            return Entry(entry)
         # One process at a time on a trajectory: the others find its snapshots when they get here.
-        with self.cache.lock(work.trajectory_key):
-            return self.cache.find("adapter", key) or self._continue_trajectory(work, adaptation)
+        lock = self.cache.lock(work.trajectory_key, thread_local=False)
+        lock.acquire()
+        saved: list[Future[Path]] = []
+        try:
+            if entry := self.cache.find("adapter", key):
+                return Entry(entry)
+            saved += self._continue_trajectory(work, adaptation)
+            return Entry(lambda: [future.result() for future in saved][-1], in_model=True)
+        finally:
+            self.beside.submit(lock.release)
 
-    def _continue_trajectory(self, work: ClipWork, adaptation: AdaptationParams) -> Path:
+    def _continue_trajectory(self, work: ClipWork, adaptation: AdaptationParams) -> "Iterator[Future[Path]]":
+        """Adapt from the furthest snapshot; the new ones are saved beside the work, in the order of steps."""
         method = self._methods.put(adaptation.method)
         start = None
         for steps in sorted(self._snapshot_steps, reverse=True):
@@ -165,31 +240,37 @@ class ClipRunner:
             save_at=self._snapshot_steps,
             start=start,
         )
-        entry = Path()
-        for snapshot in snapshots:
+
+        def save(snapshot: Snapshot) -> Path:
             key = work.adapter_key(snapshot.num_steps)
             self.cache.fetch("optimizer", key, snapshot.save_optimizer)
-            entry = self.cache.fetch("adapter", key, lambda folder, now=snapshot: now.save(method, folder))
-        return entry
+            return self.cache.fetch("adapter", key, lambda folder: snapshot.save(method, folder))
 
-    def _continuation(self, work: ClipWork, adapter: Path | None) -> Path:
-        def compute(folder: Path) -> None:
-            if work.adaptation is None or adapter is None:
-                self._methods.clear()
-            else:
-                self._methods.put(work.adaptation.method).load(adapter / ADAPTER_FOLDER)
-            continuation = generate_continuation(
-                self.model.backbone,
-                self._conditioning(work.clip),
-                self.params.generation,
-                work.generation_seed,
-            )
+        for snapshot in snapshots:
+            yield self.beside.submit(partial(save, snapshot))
+
+    def _continuation(self, work: ClipWork, adapter: Entry | None) -> Entry:
+        """Continue the clip, unless the cache holds its continuation."""
+        if entry := self.cache.find("continuation", work.continuation_key):
+            return Entry(entry)
+        if work.adaptation is None or adapter is None:
+            self._methods.clear()
+        elif not adapter.in_model:
+            self._methods.put(work.adaptation.method).load(adapter() / ADAPTER_FOLDER)
+        continuation = generate_continuation(
+            self.model.backbone,
+            self._conditioning(work.clip),
+            self.params.generation,
+            work.generation_seed,
+        )
+
+        def save(folder: Path) -> None:
             np.save(folder / FRAMES_NAME, continuation.frames)
             write_video(folder / VIDEO_NAME, continuation.frames, work.clip.fps)
             cost = {"seconds": continuation.seconds, "peak_memory_bytes": continuation.peak_memory_bytes}
             (folder / COST_NAME).write_text(json.dumps(cost))
 
-        return self.cache.fetch("continuation", work.continuation_key, compute)
+        return Entry(lambda: self.cache.fetch("continuation", work.continuation_key, save))
 
     def _result(self, work: ClipWork, continuation: Path, adapter: Path | None) -> ClipResult:
         generated = np.load(continuation / FRAMES_NAME)[CONDITIONING_FRAMES:]
@@ -199,7 +280,7 @@ class ClipRunner:
         return ClipResult(
             clip_id=work.clip.clip_id,
             class_name=work.clip.class_name,
-            metrics=self._measure(generated, target),
+            metrics=self._measured(generated, target),
             losses=adaptation.losses if adaptation else (),
             work=work.name,
             device=self.model.device_name,
@@ -209,6 +290,17 @@ class ClipRunner:
                 cost["peak_memory_bytes"], adaptation.peak_memory_bytes if adaptation else 0
             ),
         )
+
+    def _measured(self, generated: np.ndarray, target: np.ndarray) -> ClipMetrics:
+        if self.model.device.type == "cpu":
+            return self._measure(generated, target)
+        # Beside the model's work, and never while one of its graphs is captured.
+        with GPU_ALONE, torch.cuda.device(self.model.device), torch.cuda.stream(self._stream):
+            return self._measure(generated, target)
+
+    @cached_property
+    def _stream(self) -> torch.cuda.Stream:
+        return torch.cuda.Stream(self.model.device)
 
     def _conditioning_file(self, clip: Clip) -> Path:
         return self.encoded / f"{clip.clip_id}.safetensors"

@@ -16,7 +16,7 @@ class Continuation:
 
     Attributes:
         frames: (65, H, W, 3) uint8, the 33 conditioning frames as the model renders them and 32 new ones.
-        seconds: sampling and decoding.
+        seconds: sampling and decoding, without first uses (:attr:`Backbone.first_use_seconds`).
         peak_memory_bytes: see :class:`~lora_tta.peak_memory.PeakMemory`.
     """
 
@@ -36,9 +36,11 @@ def generate_continuation(
         FailedWork: the result holds values that are not finite.
     """
     memory, began = PeakMemory(backbone.device), time.perf_counter()
+    first_uses = backbone.first_use_seconds
     frames = backbone.sample(conditioning, params, seed)
+    seconds = time.perf_counter() - began - (backbone.first_use_seconds - first_uses)
     return Continuation(
         frames=(frames * 255).round().astype(np.uint8),
-        seconds=time.perf_counter() - began,
+        seconds=seconds,
         peak_memory_bytes=memory.bytes(),
     )

@@ -1,6 +1,7 @@
 """Loading a pipeline folder, with clear errors for what is missing or does not fit."""
 
 import json
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,6 +23,10 @@ MODEL_CLASSES = {
     "text_encoder_2": CLIPTextModel,
 }
 TEXT_COMPONENTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+# What continuing a clip needs, and what encoding its known frames and its caption does.
+FOR_GENERATION = ("transformer", "vae", "scheduler")
+FOR_ENCODING = ("vae", "scheduler", *TEXT_COMPONENTS)
+COMPONENTS = ("transformer", *FOR_ENCODING)
 CONFIG_FILES = {
     "scheduler": "scheduler_config.json",
     "tokenizer": "tokenizer_config.json",
@@ -39,7 +44,7 @@ def load_pipeline(
     path: str | Path,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.bfloat16,
-    text_encoders: bool = True,
+    components: Collection[str] = COMPONENTS,
 ) -> OpenSoraContinuationPipeline:
     """Load a pipeline folder straight onto a device, without a second copy in host memory.
 
@@ -47,8 +52,8 @@ def load_pipeline(
         path: folder written by ``lora-tta convert`` or ``save_pretrained``.
         device: where the models go.
         dtype: of all models.
-        text_encoders: whether to load the text encoders, nearly half of the published weights; generation
-            from embeddings does without.
+        components: the parts to load, such as :data:`FOR_GENERATION` and :data:`FOR_ENCODING`. Of the
+            published weights, the transformer is more than half, and the text encoders are nearly the rest.
 
     Raises:
         UserError: if files are missing, or the models do not fit into the device's memory. Nothing has been
@@ -56,7 +61,7 @@ def load_pipeline(
     """
     path, device = Path(path), torch.device(device)
     weight_files = check_pipeline_folder(path)
-    left_out = {} if text_encoders else dict.fromkeys(TEXT_COMPONENTS)
+    left_out = {name: None for name in COMPONENTS if name not in components}
     weight_files = {name: files for name, files in weight_files.items() if name not in left_out}
     num_parameters = count_parameters(file for files in weight_files.values() for file in files)
     require_memory(num_parameters, dtype, device, what=f"the pipeline in {path}")

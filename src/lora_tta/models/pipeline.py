@@ -336,7 +336,7 @@ class OpenSoraContinuationPipeline(DiffusionPipeline):
         """See :func:`decode_latents`; graphs of training and sampling may keep memory that this needs."""
         decode = partial(decode_latents, self.vae, latents)
         with_room = getattr(self.transformer.forward, "with_room", None)
-        return with_room(decode) if with_room else decode()
+        return with_room(decode, latents.shape if latents.is_cuda else None) if with_room else decode()
 
     def _check_inputs(
         self,

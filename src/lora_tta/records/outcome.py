@@ -1,6 +1,5 @@
 """The outcome of the work on one clip, for the processes that hand it on and need no torch."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,11 +25,6 @@ class ClipOutcome:
     frames_file: Path
     adapter: Path | None
 
-    @property
-    def files(self) -> list[Path]:
-        """The files and folders in the cache."""
-        return [self.video, self.frames_file, *([self.adapter] if self.adapter else [])]
-
 
 @dataclass(frozen=True)
 class ClipFailure:
@@ -40,11 +34,5 @@ class ClipFailure:
     reason: str
 
 
-def split_failures(
-    outcomes: Sequence[ClipOutcome | ClipFailure],
-) -> tuple[list[ClipOutcome], list[ClipFailure]]:
-    """Outcomes and failures apart, each in the given order."""
-    return (
-        [outcome for outcome in outcomes if isinstance(outcome, ClipOutcome)],
-        [outcome for outcome in outcomes if isinstance(outcome, ClipFailure)],
-    )
+# What became of one clip in several runs of it.
+Outcomes = tuple[ClipOutcome | ClipFailure, ...]

@@ -136,9 +136,12 @@ def write_costs_script(path: Path, baseline: Sequence[ClipResult], adapted: Sequ
     They differ from run to run, and the page itself must not.
     """
     units = {cost.name: cost.unit for cost in COSTS}
-    sides = {"baseline": mean_costs(baseline), "adapted": mean_costs(adapted)}
+    devices = sorted({result.device for result in (*baseline, *adapted) if result.device})
+    # Seconds of different devices are not set side by side.
+    one_device = len(devices) <= 1
+    sides = {"baseline": mean_costs(baseline), "adapted": mean_costs(adapted)} if one_device else {}
     costs = {
-        "device": ", ".join(sorted({result.device for result in (*baseline, *adapted) if result.device})),
+        "device": ", ".join(devices) + ("" if one_device else ", and so not compared"),
         "means": {
             f"{side}.{name}": f"{value:.2f} {units[name]}"
             for side, means in sides.items()

@@ -13,7 +13,7 @@ from submitit.helpers import Checkpointable
 
 from lora_tta.config import Params
 from lora_tta.errors import UserError, reason_of
-from lora_tta.experiment.pool import forkserver
+from lora_tta.experiment.processes import forkserver
 from lora_tta.records.clips import Clip
 from lora_tta.records.search_folders import SearchFolders
 
@@ -30,9 +30,6 @@ def run_local_workers(params: Params, folders: SearchFolders, clips: Sequence[Cl
         UserError: the settings or the files are wrong, as the first worker that notices says; the others are
             ended. Or all of them died.
     """
-    if processes == 1:
-        _work(params, folders, clips)
-        return
     context = forkserver(WORKER_MODULE)
     errors = context.SimpleQueue()
     workers = [
@@ -64,13 +61,14 @@ def _work_in_process(
 ) -> None:
     """Work, and hand an error on as one line."""
     try:
-        _work(params, folders, clips, index)
+        run_worker_here(params, folders, clips, index)
     except Exception as error:
         errors.put(reason_of(error))
         sys.exit(1)
 
 
-def _work(params: Params, folders: SearchFolders, clips: Sequence[Clip], index: int = 0) -> None:
+def run_worker_here(params: Params, folders: SearchFolders, clips: Sequence[Clip], index: int = 0) -> None:
+    """Run one worker in this process."""
     # Imported by workers alone: it takes seconds that the process which waits for them does without.
     from lora_tta.search.preloaded import run_worker
 
@@ -83,7 +81,7 @@ class ClusterWorker(Checkpointable):
     def __call__(self, params: Params, folders: SearchFolders, clips: Sequence[Clip]) -> str | None:
         """Work until the study is finished; returns the reason in one line if that fails."""
         try:
-            _work(params, folders, clips)
+            run_worker_here(params, folders, clips)
         except Exception as error:
             return reason_of(error)
         return None

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 
 import numpy as np
 import optuna
@@ -17,7 +18,7 @@ from lora_tta.experiment.runner import ClipRunner
 from lora_tta.records.clips import Clip
 from lora_tta.records.metric_table import COSTS
 from lora_tta.records.outcome import ClipOutcome
-from lora_tta.records.point import describe
+from lora_tta.records.point import Point, describe
 from lora_tta.records.results import mean_costs, mean_metrics
 from lora_tta.records.search_folders import SearchFolders
 from lora_tta.search.heartbeat import Heartbeat
@@ -33,9 +34,10 @@ from lora_tta.search.study import (
     trial_key,
 )
 from lora_tta.tracking.mlflow_runs import (
-    log_outcomes,
+    log_clip,
     log_running_mean,
     log_settings,
+    log_summary,
     open_experiment,
     open_study_run,
     open_trial_run,
@@ -88,6 +90,10 @@ class Worker:
             total=self.search.num_trials, desc="search", unit="trial", disable=not self._shows_progress
         )
         with self._heartbeat, progress:
+            # Every trial is compared with them, and between two of its clips they would cost the most: the
+            # model would have to give up its adapter.
+            for clip in self.clips:
+                self._try_run(clip, None)
             while True:
                 progress.update(len(self._trials(*FINISHED_STATES)) - progress.n)
                 trial = self._claim()
@@ -129,13 +135,14 @@ class Worker:
         with self._tracking_lock:
             run_id = open_trial_run(experiment_id, title, key, parent_run_id)
         try:
-            with tracked_run(experiment_id, title, "trial", run_id=run_id), self.runner.cache.leasing():
+            with tracked_run(experiment_id, title, "trial", run_id=run_id), self.runner.working():
                 log_settings(
+                    run_id,
                     dict(point_of(trial))
                     | {"adaptation": self.params.adaptation.at(point_of(trial)).model_dump(mode="json")}
-                    | self.params.model_dump(mode="json", include={"generation", "model"})
+                    | self.params.model_dump(mode="json", include={"generation", "model"}),
                 )
-                outcomes, pruned = self._run_clips(trial, title)
+                outcomes, baseline, pruned = self._run_clips(trial, title, run_id)
                 results = [outcome.result for outcome in outcomes]
                 means = mean_metrics(results) | mean_costs(results)
                 if not all_finite(means):
@@ -145,13 +152,8 @@ class Worker:
                     constraint.metric: means[constraint.metric] - constraint.at_most
                     for constraint in self.search.constraints
                 }
-                baseline = [self.runner.run(outcome.clip, None) for outcome in outcomes]
-                strips = {
-                    outcome.clip.clip_id: strip(self.runner.clips_folder, outcome, before)
-                    for outcome, before in zip(outcomes, baseline, strict=True)
-                }
-                log_outcomes(outcomes, strips, baseline)
-                tag_state("pruned" if pruned else "complete")
+                log_summary(run_id, outcomes, baseline)
+                tag_state(run_id, "pruned" if pruned else "complete")
         except UserError:
             raise
         except Exception as error:
@@ -184,26 +186,49 @@ class Worker:
             else:
                 trial.set_user_attr(WORKER_ATTRIBUTE, None)
 
-    def _run_clips(self, trial: optuna.Trial, title: str) -> tuple[list[ClipOutcome], bool]:
-        """The clips in order, until the pruner stops the trial; says whether it did."""
-        outcomes: list[ClipOutcome] = []
+    def _run_clips(
+        self, trial: optuna.Trial, title: str, run_id: str
+    ) -> tuple[list[ClipOutcome], list[ClipOutcome], bool]:
+        """The clips in order, until the pruner stops the trial; says whether it did.
+
+        Without a pruner, a clip's measurements are waited for while the model works on the next clip.
+        """
+        begun: list[Future[tuple[ClipOutcome, ClipOutcome]]] = []
+        values: list[float] = []
+        behind = 0 if self.search.pruner != "none" else 1
+        for clip in tqdm(self.clips, title, unit="clip", leave=False, disable=not self._shows_progress):
+            begun.append(self._begin_clip(clip, point_of(trial), run_id))
+            for future in begun[len(values) : len(begun) - behind]:
+                self._report(trial, values, future.result()[0], run_id)
+            if behind == 0 and len(begun) < len(self.clips) and trial.should_prune():
+                break
+        for future in begun[len(values) :]:
+            self._report(trial, values, future.result()[0], run_id)
+        pairs = [future.result() for future in begun]
+        pruned = len(pairs) < len(self.clips)
+        return [adapted for adapted, _ in pairs], [before for _, before in pairs], pruned
+
+    def _begin_clip(self, clip: Clip, point: Point, run_id: str) -> "Future[tuple[ClipOutcome, ClipOutcome]]":
+        """Begin a clip at a point and without adaptation; both are logged beside the next clip's work."""
+        adapted, before = self.runner.begin(clip, point), self.runner.begin(clip, None)
+
+        def log() -> tuple[ClipOutcome, ClipOutcome]:
+            pair = adapted.result(), before.result()
+            log_clip(run_id, pair[0], strip(self.runner.clips_folder, *pair))
+            return pair
+
+        return self.runner.beside.submit(log)
+
+    def _report(self, trial: optuna.Trial, values: list[float], outcome: ClipOutcome, run_id: str) -> None:
+        """Add a clip's value to those of the trial, and tell the study and MLflow of it."""
         metric = self.search.objectives[0].metric
-        for index, clip in enumerate(
-            tqdm(self.clips, title, unit="clip", leave=False, disable=not self._shows_progress)
-        ):
-            outcomes.append(self.runner.run(clip, point_of(trial)))
-            if len(self.search.objectives) > 1:
-                continue
-            values = [
-                (mean_metrics([outcome.result]) | mean_costs([outcome.result]))[metric]
-                for outcome in outcomes
-            ]
-            log_running_mean(metric, float(np.mean(values)), index + 1)
-            # Wilcoxon's test pairs the values of single clips; the other pruners compare running means.
-            trial.report(values[-1] if self.search.pruner == "wilcoxon" else float(np.mean(values)), index)
-            if index + 1 < len(self.clips) and trial.should_prune():
-                return outcomes, True
-        return outcomes, False
+        values.append((mean_metrics([outcome.result]) | mean_costs([outcome.result]))[metric])
+        if len(self.search.objectives) > 1:
+            return
+        mean = float(np.mean(values))
+        log_running_mean(run_id, metric, mean, len(values))
+        # Wilcoxon's test pairs the values of single clips; the other pruners compare running means.
+        trial.report(values[-1] if self.search.pruner == "wilcoxon" else mean, len(values) - 1)
 
     def _help(self) -> bool:
         """Do one clip of a running trial that nobody works on; False if there is none."""
@@ -211,15 +236,24 @@ class Worker:
             return False  # The clips at a trial's end may never be needed.
         for trial in self._trials(TrialState.RUNNING):
             for clip in reversed(self.clips) if self._has_point(trial) else ():
-                try:
-                    if self.runner.try_run(clip, point_of(trial)):
-                        return True
-                except UserError:
-                    raise
-                except Exception:
-                    # The trial's own worker meets the same failure, and tells it.
+                done = self._try_run(clip, point_of(trial))
+                if done:
+                    return True
+                if done is None:
                     break
         return False
+
+    def _try_run(self, clip: Clip, point: Point | None) -> bool | None:
+        """Do a clip in advance, see :meth:`ClipRunner.try_run`; None if it failed.
+
+        The trial's own worker meets the same failure, and tells it.
+        """
+        try:
+            return self.runner.try_run(clip, point)
+        except UserError:
+            raise
+        except Exception:
+            return None
 
     def _owns(self, trial: optuna.Trial) -> bool:
         """Whether the trial is this worker's still: one that was taken for dead has lost it."""

@@ -3,7 +3,7 @@
 import sys
 
 from lora_tta.errors import report_user_errors
-from lora_tta.experiment.pool import clip_workers
+from lora_tta.experiment.pool import ClipTasks, clips_at_work
 from lora_tta.files import atomic
 from lora_tta.records.clips import read_manifest
 from lora_tta.stages.paths import BASELINE, BASELINE_COSTS, CLIPS, ENCODED
@@ -13,21 +13,36 @@ from lora_tta.stages.stage_params import load_stage_params
 def main() -> None:
     """Write ``outputs/baseline`` and log the MLflow run ``baseline``."""
     params = load_stage_params()
-    with clip_workers(params, CLIPS, ENCODED) as run_clips:
+    tasks = ClipTasks(params, CLIPS, ENCODED, read_manifest(CLIPS), [None])
+    with clips_at_work(tasks, "baseline") as arriving:
         # Imported, and the store created, while the workers import torch.
-        from lora_tta.experiment.export import export_outcomes, strip
-        from lora_tta.records.outcome import split_failures
+        from lora_tta.experiment.export import export_files, export_tables, strip
+        from lora_tta.records.outcome import ClipFailure
         from lora_tta.records.results import write_costs
-        from lora_tta.tracking.mlflow_runs import log_outcomes, log_settings, open_experiment, tracked_run
+        from lora_tta.tracking.mlflow_runs import (
+            log_clip,
+            log_settings,
+            log_summary,
+            open_experiment,
+            tracked_run,
+        )
 
         experiment_id = open_experiment(params.tracking)
-        outcomes, failures = split_failures(run_clips(read_manifest(CLIPS), None, "baseline"))
-        with atomic(BASELINE) as folder:
-            export_outcomes(folder, outcomes, failures)
+        outcomes, failures = [], []
+        with atomic(BASELINE) as folder, tracked_run(experiment_id, "baseline", "baseline") as run_id:
+            log_settings(
+                run_id, params.model_dump(mode="json", include={"model", "preprocess", "generation"})
+            )
+            for (outcome,) in arriving:
+                if isinstance(outcome, ClipFailure):
+                    failures.append(outcome)
+                    continue
+                outcomes.append(outcome)
+                export_files(folder, outcome)
+                log_clip(run_id, outcome, strip(CLIPS, outcome))
+            export_tables(folder, outcomes, failures)
+            log_summary(run_id, outcomes)
         write_costs(BASELINE_COSTS, [outcome.result for outcome in outcomes])
-        with tracked_run(experiment_id, "baseline", "baseline"):
-            log_settings(params.model_dump(mode="json", include={"model", "preprocess", "generation"}))
-            log_outcomes(outcomes, {outcome.clip.clip_id: strip(CLIPS, outcome) for outcome in outcomes})
     for failure in failures:
         print(f"baseline: {failure.clip.clip_id} failed and is left out: {failure.reason}")
 

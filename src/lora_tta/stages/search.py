@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from lora_tta.config import Params
 from lora_tta.errors import UserError, report_user_errors
-from lora_tta.experiment.pool import call_in_process
+from lora_tta.experiment.processes import call_in_process, num_processes
 from lora_tta.records.clips import Clip, read_manifest
 from lora_tta.records.metric_table import COSTS
 from lora_tta.records.point import describe
 from lora_tta.records.search_folders import SearchFolders
-from lora_tta.search.launch import WORKER_MODULE, run_local_workers, run_slurm_workers
+from lora_tta.search.launch import WORKER_MODULE, run_local_workers, run_slurm_workers, run_worker_here
 from lora_tta.stages.paths import BEST, CLIPS, ENCODED, FIGURES, SLURM_LOGS, STUDY, TRIALS
 from lora_tta.stages.stage_params import load_stage_params
 
@@ -22,16 +22,26 @@ def main(processes: int | None = None, cluster: str | None = None) -> None:
     Args:
         processes: number of workers; ``workers.processes`` if None.
         cluster: ``slurm`` to submit the workers as jobs.
+
+    Raises:
+        UserError: see :func:`run_local_workers` and :func:`run_slurm_workers`; or a cluster is named without
+            the number of jobs.
     """
     params = load_stage_params()
-    processes = processes or params.workers.processes
+    asked = processes or params.workers.processes
     clips = read_manifest(CLIPS)[: params.search.num_clips]
     folders = SearchFolders(CLIPS.absolute(), ENCODED.absolute(), STUDY.absolute())
     if cluster == "slurm":
-        run_slurm_workers(params, folders, clips, processes, SLURM_LOGS)
+        if asked == "auto":
+            raise UserError(
+                "workers.processes is auto, which counts this machine: add --workers NUMBER_OF_JOBS"
+            )
+        run_slurm_workers(params, folders, clips, asked, SLURM_LOGS)
+    elif asked == 1:
+        run_worker_here(params, folders, clips)
     else:
-        run_local_workers(params, folders, clips, processes)
-    if processes == 1 or cluster:
+        run_local_workers(params, folders, clips, num_processes(asked, params.model, WORKER_MODULE))
+    if asked == 1 or cluster:
         _conclude(params, clips)
     else:
         call_in_process(WORKER_MODULE, _conclude, params, clips)

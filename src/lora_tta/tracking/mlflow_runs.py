@@ -11,7 +11,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 from filelock import FileLock
-from mlflow.entities import Metric, Run
+from mlflow.entities import Metric, Param, Run
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
@@ -19,7 +19,7 @@ from plotly.graph_objects import Figure
 
 from lora_tta.config import SQLITE, TrackingParams
 from lora_tta.errors import reason_of
-from lora_tta.experiment.export import export_outcomes
+from lora_tta.experiment.export import export_files, export_tables
 from lora_tta.files import atomic
 from lora_tta.records.outcome import ClipOutcome
 from lora_tta.records.point import flatten
@@ -166,25 +166,37 @@ def _create(experiment_id: str, name: str, kind: str, key: str, tags: Mapping[st
     return mlflow.MlflowClient().create_run(experiment_id, tags=tags, run_name=name).info.run_id
 
 
-def log_settings(settings: Mapping[str, object]) -> None:
-    """Log nested settings as parameters of the active run, named ``section.key``."""
-    mlflow.log_params({name: str(value) for name, value in flatten(settings).items()})
+def log_settings(run_id: str, settings: Mapping[str, object]) -> None:
+    """Log nested settings as parameters of a run, named ``section.key``."""
+    params = [Param(name, str(value)) for name, value in flatten(settings).items()]
+    mlflow.MlflowClient().log_batch(run_id, params=params)
 
 
-def log_running_mean(metric: str, value: float, num_clips: int) -> None:
-    """Log the mean of a metric over the first clips of a trial to the active run."""
-    mlflow.log_metric(f"running_{metric}", value, step=num_clips)
+def log_running_mean(run_id: str, metric: str, value: float, num_clips: int) -> None:
+    """Log the mean of a metric over the first clips of a trial."""
+    mlflow.MlflowClient().log_metric(run_id, f"running_{metric}", value, step=num_clips)
 
 
-def tag_state(state: str) -> None:
-    """Tag the active run with the state of its trial."""
-    mlflow.set_tag(STATE_TAG, state)
+def tag_state(run_id: str, state: str) -> None:
+    """Tag a run with the state of its trial."""
+    mlflow.MlflowClient().set_tag(run_id, STATE_TAG, state)
 
 
-def log_outcomes(
-    outcomes: Sequence[ClipOutcome], strips: Mapping[str, np.ndarray], baseline: Sequence[ClipOutcome] = ()
-) -> None:
-    """Log the outcomes of clips to the active run.
+def log_clip(run_id: str, outcome: ClipOutcome, strip: np.ndarray) -> None:
+    """Log a clip's files: ``adapters/<clip>``, ``videos/<clip>.mp4``, and a strip of frames.
+
+    The strip lies under the image key of the clip, so that the UI's image grid sets the runs side by side.
+    """
+    client = mlflow.MlflowClient()
+    with tempfile.TemporaryDirectory() as folder:
+        export_files(Path(folder), outcome)
+        client.log_artifacts(run_id, folder)
+    key = re.sub(NOT_IN_IMAGE_KEYS, "_", outcome.clip.clip_id)
+    client.log_image(run_id, strip, key=key, step=0, synchronous=True)
+
+
+def log_summary(run_id: str, outcomes: Sequence[ClipOutcome], baseline: Sequence[ClipOutcome] = ()) -> None:
+    """Log what the outcomes of clips come to.
 
     - the mean of every metric under its own name, each clip's value as the ``<metric>_per_clip`` series
       whose step is the clip's place in the manifest, and all of them as the table ``clips.json``;
@@ -192,9 +204,9 @@ def log_outcomes(
       since means over different clips cannot be compared;
     - the loss averaged over clips at every step;
     - seconds per clip and peak memory;
-    - ``adapters/<clip>``, ``videos/<clip>.mp4``, and a strip of frames under the image key of the clip, so
-      that the UI's image grid sets the runs side by side.
+    - the tables of results.
     """
+    client = mlflow.MlflowClient()
     results = [outcome.result for outcome in outcomes]
     means = mean_metrics(results) | mean_costs(results)
     if baseline:
@@ -207,17 +219,9 @@ def log_outcomes(
         ]
     losses = loss_table(results).groupby("step")["loss"].mean()
     metrics += [Metric("loss", float(loss), 0, int(str(step))) for step, loss in losses.items()]
-    run = mlflow.active_run()
-    if run is None:
-        raise RuntimeError("no run is active")
-    run_id = run.info.run_id
     for first in range(0, len(metrics), MAX_BATCH):
-        mlflow.MlflowClient().log_batch(run_id, metrics=metrics[first : first + MAX_BATCH])
-    mlflow.log_table(clip_table(results), "clips.json")
+        client.log_batch(run_id, metrics=metrics[first : first + MAX_BATCH])
+    client.log_table(run_id, clip_table(results), "clips.json")
     with tempfile.TemporaryDirectory() as folder:
-        export_outcomes(Path(folder), outcomes)
-        mlflow.log_artifacts(folder)
-    for outcome in outcomes:
-        clip_id = outcome.clip.clip_id
-        key = re.sub(NOT_IN_IMAGE_KEYS, "_", clip_id)
-        mlflow.log_image(strips[clip_id], key=key, step=0, synchronous=True)
+        export_tables(Path(folder), outcomes)
+        client.log_artifacts(run_id, folder)

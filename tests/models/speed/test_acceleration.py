@@ -1,6 +1,8 @@
 """Compiled blocks and CUDA graphs: nothing is compiled or captured twice, and results stay what they were."""
 
+import sys
 from importlib.util import find_spec
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -11,17 +13,17 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from lora_tta.models import OpenSoraTransformer3DModel
 from lora_tta.models.lora_targets import adapter_layers
-from lora_tta.models.speed import acceleration
+from lora_tta.models.speed import acceleration, first_use
 from lora_tta.models.speed.acceleration import (
     GraphedForward,
     accelerate,
     compile_blocks,
+    find_kernels,
     has_hopper_kernels,
     mark_rank_dynamic,
 )
 
 NUM_TOKENS, TEXT_LENGTH = 24, 8
-gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 
 
 def build_transformer(device: str = "cpu") -> OpenSoraTransformer3DModel:
@@ -85,6 +87,99 @@ def test_without_an_optional_package_its_kernels_are_not_asked_for(module):
     assert not has_hopper_kernels(module)
 
 
+BROKEN = "raise OSError('libcutlass.so:\\ncannot open shared object file')"
+HOPPER, BLACKWELL = 9, 10
+FLASH_ATTENTION, QUACK = "flash_attn.cute", "quack.epilogue"
+
+
+@pytest.fixture
+def gpu_of(monkeypatch):
+    """A GPU of a generation."""
+    # What FlashAttention reads is put back.
+    monkeypatch.setenv("FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED", "1")
+
+    def build(generation: int) -> None:
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (generation, 0))
+
+    return build
+
+
+@pytest.fixture
+def install(monkeypatch, tmp_path):
+    """Installs packages with these files, for the test alone."""
+    of_packages = ("flash_attn", "quack", "lora_tta.models.speed.flash", "lora_tta.models.speed.mlp")
+
+    def forget() -> dict[str, ModuleType]:
+        names = [name for name in sys.modules if name.startswith(of_packages)]
+        return {name: sys.modules.pop(name) for name in names}
+
+    def build(*empty: str, **files: str) -> None:
+        for name, text in (dict.fromkeys(empty, "") | files).items():
+            file = tmp_path / f"{name.replace('.', '/')}.py"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+        monkeypatch.syspath_prepend(tmp_path)
+
+    before = forget()
+    yield build
+    forget()
+    sys.modules.update(before)
+
+
+# Ways in which an installed package can be broken.
+BROKEN_PACKAGES = {
+    "flash_attn": {"flash_attn.__init__": BROKEN, "flash_attn.cute.__init__": ""},
+    "flash_attn.cute": {"flash_attn.__init__": "", "flash_attn.cute.__init__": BROKEN},
+    "flash_attn.cute.interface": {
+        "flash_attn.__init__": "",
+        "flash_attn.cute.__init__": "",
+        "flash_attn.cute.interface": BROKEN,
+    },
+    "quack": {"quack.__init__": BROKEN, "quack.epilogue": ""},
+    "quack.activation": {"quack.__init__": "", "quack.epilogue": "", "quack.activation": BROKEN},
+    "a release without a name": {"quack.__init__": "", "quack.epilogue": "", "quack.activation": ""},
+}
+
+
+@pytest.mark.parametrize("files", BROKEN_PACKAGES.values(), ids=BROKEN_PACKAGES)
+def test_a_broken_package_is_one_line_and_the_other_kernels_are_used(install, gpu_of, caplog, files):
+    pytest.importorskip("triton")
+    install(**files)
+    gpu_of(HOPPER)
+    found = find_kernels()
+    assert callable(found["qkv_heads"])
+    package = next(iter(files)).partition(".")[0]
+    assert {"flash_attn": "attention", "quack": "mlp"}[package] not in found
+    (line,) = [message for message in caplog.messages if package in message]
+    assert f"{package} is installed but cannot be used" in line
+    assert "PyTorch's own kernels" in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("files", BROKEN_PACKAGES.values(), ids=BROKEN_PACKAGES)
+def test_a_package_that_is_broken_counts_as_there_and_raises_nothing(install, gpu_of, files):
+    install(**files)
+    gpu_of(HOPPER)
+    assert has_hopper_kernels(QUACK if "quack.__init__" in files else FLASH_ATTENTION)
+
+
+@pytest.mark.parametrize("module", [FLASH_ATTENTION, QUACK])
+def test_a_package_of_the_name_that_has_other_modules_is_another_one(install, gpu_of, module):
+    install(f"{module.partition('.')[0]}.__init__")
+    gpu_of(HOPPER)
+    assert not has_hopper_kernels(module)
+
+
+@pytest.mark.parametrize("module", [FLASH_ATTENTION, QUACK])
+def test_on_another_gpu_a_package_is_not_even_imported(install, gpu_of, module, caplog):
+    package = module.partition(".")[0]
+    install(**{f"{package}.__init__": BROKEN})
+    gpu_of(BLACKWELL)
+    assert not has_hopper_kernels(module)
+    assert package not in sys.modules
+    assert not caplog.messages
+
+
 def test_on_the_cpu_calls_go_to_the_module():
     transformer = build_transformer()
     expected = transformer(**random_inputs(2)).sample
@@ -125,7 +220,104 @@ def test_without_graphs_to_give_up_a_lack_of_memory_is_reported():
     assert len(attempts) == 1
 
 
-@gpu
+@pytest.fixture
+def clock(monkeypatch):
+    """The clock of first uses, which stands still unless a test sets it."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(first_use, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    return clock
+
+
+def test_the_seconds_of_captures_count_as_first_uses(clock, monkeypatch):
+    transformer = build_transformer()
+    forward = transformer.forward = GraphedForward(transformer)
+
+    def capture(call, inputs):
+        clock.now += 5
+        return call
+
+    monkeypatch.setattr(GraphedForward, "_can_replay", lambda self, inputs: True)
+    monkeypatch.setattr(acceleration, "_capture", capture)
+    for batch, seconds in [(1, 5), (1, 5), (3, 10), (1, 10)]:
+        transformer(**random_inputs(batch))
+        assert forward.first_uses.seconds == seconds
+
+
+class OnGpu(Tensor):
+    """A tensor that says that it is on a GPU."""
+
+    is_cuda = True
+
+
+@pytest.fixture
+def without_graphs(monkeypatch, clock):
+    """A transformer whose calls are too large for graphs, and the calls of its module, a second each."""
+    transformer = build_transformer()
+    forward = transformer.forward = GraphedForward(transformer, max_tokens=0)
+    plain, calls = forward._forward, []
+
+    def counting(transformer, hidden_states, **others):
+        calls.append(len(hidden_states))
+        clock.now += 1
+        return plain(transformer, hidden_states=hidden_states.as_subclass(Tensor), **others)
+
+    monkeypatch.setattr(forward, "_forward", counting)
+    return transformer, calls
+
+
+def on_gpu(batch: int) -> dict[str, Tensor]:
+    inputs = random_inputs(batch)
+    return inputs | {"hidden_states": inputs["hidden_states"].as_subclass(OnGpu)}
+
+
+@torch.no_grad()
+def test_a_new_kind_of_call_runs_once_for_nothing_beforehand(without_graphs):
+    transformer, calls = without_graphs
+    seconds = []
+    for batch in (1, 1, 3, 1, 3):
+        transformer(**on_gpu(batch))
+        seconds.append(transformer.forward.first_uses.seconds)
+    assert calls == [1, 1, 1, 3, 3, 1, 3]
+    assert seconds == [1, 1, 2, 2, 2]
+
+
+def test_a_call_with_gradients_is_another_kind_and_its_first_leaves_no_gradients(without_graphs):
+    transformer, calls = without_graphs
+    weights = put_in_trained_adapter(transformer, rank=4)
+    with torch.no_grad():
+        expected = transformer(**on_gpu(1)).sample
+    assert len(calls) == 2
+    sample = transformer(**on_gpu(1)).sample
+    assert len(calls) == 4
+    torch.testing.assert_close(sample, expected)
+    assert all(weight.grad is None for weight in weights)
+    sample.square().mean().backward()
+    assert all(weight.grad is not None for weight in weights)
+
+
+def test_on_the_cpu_no_call_runs_twice(without_graphs):
+    transformer, calls = without_graphs
+    transformer(**random_inputs(1))
+    assert calls == [1]
+    assert transformer.forward.first_uses.seconds == 0
+
+
+def test_work_of_a_new_kind_is_done_once_beforehand_and_this_counts_as_first_use(clock):
+    forward = GraphedForward(build_transformer())
+    done = []
+
+    def work():
+        done.append(len(done))
+        clock.now += 2
+        return len(done)
+
+    assert forward.with_room(work, first_use_of="decoding 4 x 6") == 2
+    assert forward.with_room(work, first_use_of="decoding 4 x 6") == 3
+    assert forward.with_room(work) == 4
+    assert forward.first_uses.seconds == 2
+
+
+@pytest.mark.gpu
 @pytest.mark.usefixtures("_fresh_compiler")
 def test_the_accelerated_model_predicts_and_learns_like_the_plain_one():
     plain, accelerated = build_transformer("cuda"), build_transformer("cuda")
@@ -165,7 +357,7 @@ def pair() -> tuple[OpenSoraTransformer3DModel, OpenSoraTransformer3DModel, Grap
     return plain, graphed, graphed.forward
 
 
-@gpu
+@pytest.mark.gpu
 def test_replays_give_the_velocity_of_each_input(pair):
     plain, graphed, forward = pair
     with torch.no_grad():
@@ -175,7 +367,7 @@ def test_replays_give_the_velocity_of_each_input(pair):
     assert len(forward.replays) == 2
 
 
-@gpu
+@pytest.mark.gpu
 def test_replays_give_the_gradients_of_a_reset_adapter(pair):
     plain, graphed, forward = pair
     for rank, seed, captured in [(4, 0, 1), (4, 1, 1), (8, 2, 1)]:
@@ -189,7 +381,7 @@ def test_replays_give_the_gradients_of_a_reset_adapter(pair):
         assert len(forward.replays) == captured
 
 
-@gpu
+@pytest.mark.gpu
 def test_adapters_put_in_taken_out_and_merged_are_noticed(pair):
     plain, graphed, _ = pair
     inputs = random_inputs(1, "cuda")

@@ -28,6 +28,7 @@ def exact_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(*heads).transpose(1, 2)
 
 
+@pytest.mark.gpu
 @hopper
 @pytest.mark.parametrize("compiled", [False, True])
 def test_attention_and_its_gradients_are_as_exact_as_bfloat16(compiled, relative_error):
@@ -46,6 +47,7 @@ def test_attention_and_its_gradients_are_as_exact_as_bfloat16(compiled, relative
         assert relative_error(result, exact) < 5e-3
 
 
+@pytest.mark.gpu
 @hopper
 def test_float32_goes_to_pytorch(relative_error):
     from lora_tta.models.speed.flash_attention import flash_attention
@@ -54,6 +56,7 @@ def test_float32_goes_to_pytorch(relative_error):
     assert relative_error(flash_attention(*heads), exact_attention(*heads)) < 1e-5
 
 
+@pytest.mark.gpu
 @hopper
 def test_operations_are_what_the_compiler_takes_them_for():
     from lora_tta.models.speed.flash_attention import _flash_attention

@@ -30,6 +30,7 @@ def compute_exactly(layers: tuple[nn.Linear, nn.Linear], tokens: Tensor) -> Tens
     return plain_gelu_mlp(*(copy.deepcopy(layer).double() for layer in layers), tokens.double())
 
 
+@pytest.mark.gpu
 @hopper
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("compiled", [False, True])
@@ -47,6 +48,7 @@ def test_outputs_and_gradients_are_as_exact_as_bfloat16(compiled, bias, relative
     assert relative_error(result, expected_gradient) < 5e-3
 
 
+@pytest.mark.gpu
 @hopper
 @pytest.mark.parametrize("case", ["no gradient", "float32", "trained weights", "odd width"])
 def test_what_the_kernels_are_not_for_is_computed_by_plain_layers(case, relative_error, monkeypatch):
@@ -67,6 +69,7 @@ def test_what_the_kernels_are_not_for_is_computed_by_plain_layers(case, relative
     assert relative_error(output, compute_exactly(layers, tokens)) < 1e-2
 
 
+@pytest.mark.gpu
 @hopper
 def test_operations_are_what_the_compiler_takes_them_for():
     from lora_tta.models.speed.mlp_kernel import _gelu_mlp

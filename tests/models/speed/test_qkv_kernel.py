@@ -24,9 +24,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 in_interpreter = os.environ.get("TRITON_INTERPRET") == "1"
-runs_kernels = pytest.mark.skipif(
-    DEVICE == "cpu" and not in_interpreter, reason="needs a GPU or TRITON_INTERPRET=1, see the last test"
-)
+runs_kernels = pytest.mark.gpu(or_interpreter=True)  # the last test runs the others in Triton's interpreter
 
 
 @pytest.fixture
@@ -143,7 +141,7 @@ def test_a_compiled_model_predicts_and_learns_the_same_for_every_rank(kernel):
     assert counter.frame_count == 2
 
 
-@pytest.mark.slow
+@pytest.mark.slow(40)
 @pytest.mark.skipif(DEVICE == "cuda" or in_interpreter, reason="the tests above have run the kernels")
 def test_in_the_interpreter():
     pytest.importorskip("triton")

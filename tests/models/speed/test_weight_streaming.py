@@ -39,7 +39,7 @@ def part_bytes(request, monkeypatch):
     "device",
     [
         "cpu",
-        pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")),
+        pytest.param("cuda", marks=pytest.mark.gpu),
     ],
 )
 def test_weights_are_those_of_the_files_with_numbers_in_the_asked_dtype(files, dtype, device):
