@@ -8,10 +8,10 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 override DATA := $(value DATA)
 export DATA
 
-.PHONY: help demo test ui dashboard lint setup pull lock clean
+.PHONY: help demo test test-gpu ui dashboard lint setup pull lock clean
 
 help:                       ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: setup pull            ## run the whole pipeline; DATA=folder takes your own videos
 	@if [ -n "$$DATA" ]; then lora-tta params --data-root "$$DATA"; fi
@@ -20,6 +20,9 @@ demo: setup pull            ## run the whole pipeline; DATA=folder takes your ow
 
 test: setup                 ## the test suite; it needs nothing but this checkout
 	pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-gpu: setup             ## the tests that need a GPU, and why any of them was skipped
+	pytest -m gpu -rs
 
 ui: setup                   ## MLflow on http://127.0.0.1:5000
 	lora-tta ui

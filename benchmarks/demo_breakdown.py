@@ -11,10 +11,7 @@ CPU seconds are summed over processes. Time that no stage is running is DVC's ow
 """
 
 import argparse
-import atexit
-import importlib.abc
 import json
-import os
 import platform
 import shutil
 import statistics
@@ -22,175 +19,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
-from contextlib import contextmanager
-from importlib.machinery import PathFinder
+from importlib.metadata import version
 from pathlib import Path
 
-LOG_VARIABLE, STAGE_VARIABLE = "DEMO_BREAKDOWN_LOG", "DEMO_BREAKDOWN_STAGE"
-STAGE_PREFIX = "lora_tta.stages."
-IMPORTS, OTHER = "imports", "other"
-# Kinds of work in the order in which they claim the wall clock, with the functions that do them.
-FUNCTIONS = {
-    "model": [
-        "lora_tta.backbones.opensora:OpenSoraBackbone.encode",
-        "lora_tta.adaptation.trajectory:adapt",
-        "lora_tta.generation.continuation:generate_continuation",
-    ],
-    "metrics": ["lora_tta.evaluation.metrics:ContinuationMetrics.__call__"],
-    "video": [
-        "lora_tta.data.transcode:transcode",
-        "lora_tta.data.video:read_video",
-        "lora_tta.data.video:write_video",
-    ],
-    "model loading": ["lora_tta.backbones:load_backbone"],
-    "metric set-up": ["lora_tta.evaluation.perceptual:load_perceptual_distance"],
-    "MLflow": [
-        "lora_tta.tracking.mlflow_runs:open_experiment",
-        "lora_tta.tracking.mlflow_runs:open_study_run",
-        "lora_tta.tracking.mlflow_runs:open_trial_run",
-        "lora_tta.tracking.mlflow_runs:log_settings",
-        "lora_tta.tracking.mlflow_runs:log_running_mean",
-        "lora_tta.tracking.mlflow_runs:log_outcomes",
-        "lora_tta.tracking.mlflow_runs:tag_state",
-        "lora_tta.tracking.mlflow_runs:log_study",
-        "mlflow.tracking.fluent:start_run",
-        "mlflow.tracking.fluent:end_run",
-    ],
-    "Optuna": [
-        "lora_tta.search.study:open_study",
-        "lora_tta.search.study_export:export_study",
-        "lora_tta.search.study_figures:study_figures",
-        "lora_tta.search.worker:Worker._claim",
-    ],
-    "report": [
-        "lora_tta.evaluation.comparison:compare",
-        "lora_tta.report.dvc_plots:write_plots",
-        "lora_tta.report.page:write_report",
-        "lora_tta.report.page:write_costs_script",
-    ],
-    "hashes": [
-        "lora_tta.cache.keys:code_version",
-        "lora_tta.cache.model_identity:model_identity",
-        "lora_tta.files:file_sha256",
-    ],
-}
-KINDS = [*FUNCTIONS, IMPORTS, OTHER]
-
-
-class Probe:
-    """Divides the life of a process into slices of one kind of work each, by its main thread."""
-
-    def __init__(self, log: str):
-        self._log = log
-        self._begin()
-        os.register_at_fork(after_in_child=self._begin)
-        atexit.register(self._write)
-        self._exit = os._exit
-        os._exit = self._leave  # how the children of multiprocessing end
-        self._watch_imports()
-        sys.meta_path.insert(0, Wrapping(self))
-
-    def timed(self, function, kind):
-        """``function`` as work of a kind; a generator's work is done as it is iterated."""
-        probe = self
-
-        def call(*args, **kwargs):
-            with probe.within(kind):
-                result = function(*args, **kwargs)
-            return probe._iterated(result, kind) if hasattr(result, "send") else result
-
-        call.__dict__.update(function.__dict__)
-        call.__name__, call.__qualname__ = function.__name__, function.__qualname__
-        call.__module__, call.__wrapped__ = function.__module__, function
-        return call
-
-    def _iterated(self, generator, kind):
-        while True:
-            with self.within(kind):
-                try:
-                    item = next(generator)
-                except StopIteration:
-                    return
-            yield item
-
-    @contextmanager
-    def within(self, kind):
-        """What happens in here is of this kind, apart from what is of another kind again."""
-        self._end_slice()
-        self._stack.append(kind)
-        try:
-            yield
-        finally:
-            self._end_slice()
-            self._stack.pop()
-
-    def _begin(self):
-        self._stack, self._slices = [OTHER], []
-        self._since = time.time(), time.process_time()
-
-    def _end_slice(self):
-        now = time.time(), time.process_time()
-        (start, cpu_start), kind = self._since, self._stack[-1]
-        if self._slices and self._slices[-1][0] == kind:
-            self._slices[-1][2] = now[0]
-            self._slices[-1][3] += now[1] - cpu_start
-        else:
-            self._slices.append([kind, start, now[0], now[1] - cpu_start])
-        self._since = now
-
-    def _watch_imports(self):
-        bootstrap = sys.modules["_frozen_importlib"]
-        find_and_load = bootstrap._find_and_load
-
-        def watched(name, import_):
-            if name in sys.modules or self._stack[-1] == IMPORTS:
-                return find_and_load(name, import_)
-            with self.within(IMPORTS):
-                return find_and_load(name, import_)
-
-        bootstrap._find_and_load = watched
-
-    def _leave(self, status):
-        self._write()
-        self._exit(status)
-
-    def _write(self):
-        self._end_slice()
-        stage = os.environ.get(STAGE_VARIABLE, "dvc")
-        main = any(part.startswith(STAGE_PREFIX) for part in sys.orig_argv)
-        with open(Path(self._log, f"{os.getpid()}.json"), "w") as file:
-            json.dump({"stage": stage, "main": main, "slices": self._slices}, file)
-
-
-class Wrapping(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Replaces the functions of ``FUNCTIONS`` as soon as their modules have been executed."""
-
-    def __init__(self, probe):
-        self._probe = probe
-        self._wanted = defaultdict(list)
-        for kind, names in FUNCTIONS.items():
-            for name in names:
-                module, _, path = name.partition(":")
-                self._wanted[module].append((path.split("."), kind))
-
-    def find_spec(self, name, path=None, target=None):
-        """The usual spec of a module with such functions."""
-        if name not in self._wanted:
-            return None
-        spec = PathFinder.find_spec(name, path, target)
-        execute = spec.loader.exec_module
-
-        def execute_and_wrap(module):
-            execute(module)
-            for (*owners, attribute), kind in self._wanted[name]:
-                owner = module
-                for part in owners:
-                    owner = getattr(owner, part)
-                setattr(owner, attribute, self._probe.timed(getattr(owner, attribute), kind))
-
-        spec.loader.exec_module = execute_and_wrap
-        return spec
+from machine import describe_cpu
+from probe import KINDS, claim_wall, probed_environment, read_log
 
 
 def main() -> None:
@@ -219,24 +52,21 @@ def main() -> None:
 def run_demo(stages: list[str], settings: list[str]) -> dict[str, dict[str, float]]:
     """One `dvc repro` in a fresh copy; ``{stage: {"wall", "CPU", "<kind>", "<kind> CPU": seconds}}``."""
     with tempfile.TemporaryDirectory() as folder:
-        copy, probe, log = (Path(folder, name) for name in ("demo", "probe", "log"))
+        copy = Path(folder, "demo")
         copy_repository(copy)
-        probe.mkdir()
-        shutil.copy(__file__, probe / "sitecustomize.py")
-        paths = [str(probe), str(copy / "src")]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), LOG_VARIABLE: str(log)}
-        environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
-        # What the demo finds in `.venv`: byte code that an earlier process compiled.
-        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        environment = probed_environment(Path(folder), copy / "src")
         run = {"cwd": copy, "check": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         subprocess.run([sys.executable, "-m", "compileall", "-q", "src"], **run)
         if settings:
-            subprocess.run(["lora-tta", "params", *settings], **run, env=environment)
-        log.mkdir()
+            subprocess.run(
+                [sys.executable, "-m", "lora_tta.cli.main", "params", *settings], **run, env=environment
+            )
+        shutil.rmtree(Path(folder, "log"))
+        Path(folder, "log").mkdir()
         start = time.time()
         subprocess.run(["dvc", "repro", *stages], **run, env=environment)
         end = time.time()
-        processes = [json.loads(path.read_text()) for path in log.iterdir()]
+        processes = read_log(Path(folder))
         return break_down(processes, start, end)
 
 
@@ -262,7 +92,6 @@ def copy_repository(target: Path) -> None:
 def break_down(processes: list[dict], start: float, end: float) -> dict[str, dict[str, float]]:
     """Seconds by stage and kind from the slices of all processes of one run."""
     result = {}
-    processes = sorted(processes, key=lambda process: process["slices"][0][1])
     for stage in dict.fromkeys(process["stage"] for process in processes):
         members = [process for process in processes if process["stage"] == stage]
         slices = [piece for process in members for piece in process["slices"]]
@@ -287,30 +116,8 @@ def break_down(processes: list[dict], start: float, end: float) -> dict[str, dic
     return result
 
 
-def claim_wall(slices: list[list], begin: float, finish: float) -> dict[str, float]:
-    """Seconds of ``begin..finish`` by kind; an instant goes to the first of ``KINDS`` that is under way."""
-    changes = sorted(
-        change
-        for kind, start, end, _ in slices
-        for change in ((max(start, begin), 1, kind), (min(end, finish), -1, kind))
-        if end > begin and start < finish
-    )
-    seconds, active, last = dict.fromkeys(KINDS, 0.0), dict.fromkeys(KINDS, 0), begin
-    for moment, change, kind in changes:
-        busy = next((name for name in KINDS if active[name]), OTHER)
-        seconds[busy] += moment - last
-        active[kind] += change
-        last = moment
-    return seconds
-
-
 def describe_machine() -> dict[str, str]:
     """What the figures were measured on."""
-    # Not at the top: a copy of this file watches the stages' processes, alone and before anything else.
-    from importlib.metadata import version
-
-    from machine import describe_cpu
-
     libraries = ("torch", "diffusers", "transformers", "peft", "mlflow", "optuna", "dvc", "av")
     return {
         "CPU": describe_cpu(),
@@ -342,10 +149,5 @@ def median(runs: list[dict[str, dict[str, float]]], stage: str, name: str) -> tu
     return statistics.median(values), min(values), max(values)
 
 
-if __name__ == "sitecustomize" and LOG_VARIABLE in os.environ:
-    for argument in sys.orig_argv:
-        if argument.startswith(STAGE_PREFIX):
-            os.environ[STAGE_VARIABLE] = argument.removeprefix(STAGE_PREFIX)
-    Probe(os.environ[LOG_VARIABLE])
 if __name__ == "__main__":
     main()

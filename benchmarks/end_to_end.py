@@ -1,0 +1,278 @@
+"""The whole pipeline on GPUs, at full size with random weights: what is model work, and what is the rest.
+
+Builds a pipeline folder of random weights (24 GB, small text encoders), takes the embedded clips at 192x336,
+runs every stage by `dvc repro`, and takes the time of its processes apart. Run from the repository root:
+
+    python benchmarks/end_to_end.py --gpus 1 --output one.json
+    python benchmarks/end_to_end.py --gpus 4 --against one.json
+    python benchmarks/end_to_end.py --gpus 0 --tiny                # smoke test of this script, without a GPU
+
+The folder keeps the model and the last outputs. A second run finds the compilers' caches warm, and does all
+work again.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+import torch
+import yaml
+from demo_breakdown import copy_repository
+from machine import describe_cpu
+from probe import (
+    ADAPTATION,
+    ENCODING,
+    FIRST_USES,
+    GENERATION,
+    IMPORTS,
+    KINDS,
+    MODEL_KINDS,
+    claim_wall,
+    probed_environment,
+    read_log,
+)
+
+STAGES = ("preprocess", "encode", "baseline", "search", "adapt", "evaluate")
+RANK, LEARNING_RATES, NUM_STEPS = 8, [1e-4, 2e-4, 4e-4, 8e-4], 20
+SAMPLING_STEPS = 25
+# The published search (preset opensora-v2): clips, pairs of rank and learning rate, numbers of steps of each.
+CLIPS, PAIRS, STEPS = 100, 6, (20, 50, 100)
+# The published code on an H200: seconds of an adaptation of 20 steps and of a generation.
+PUBLISHED_ADAPTATION, PUBLISHED_STEPS, PUBLISHED_GENERATION = 11.3, 20, 16.1
+TARGET_SHARE, TARGET_START, TARGET_COLD_START, TARGET_ENCODING, TARGET_SCALING = 0.92, 45, 120, 1.0, 3.7
+
+
+def main() -> None:
+    """Run the pipeline and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--gpus", type=int, required=True, help="of this machine, the first ones; 0: the CPU")
+    parser.add_argument("--folder", type=Path, default=Path("end-to-end"), help="on a disk with 50 GB free")
+    parser.add_argument("--clips", type=int, default=12)
+    parser.add_argument("--trials", type=int, default=1)
+    parser.add_argument("--size", type=int, nargs=2, default=(192, 336), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--set", nargs="*", default=[], metavar="SECTION.KEY=VALUE", help="changed settings")
+    parser.add_argument("--against", type=Path, help="the --output of a run with one GPU, for the scaling")
+    parser.add_argument("--output", type=Path, help="write the figures as JSON too")
+    parser.add_argument("--tiny", action="store_true", help="a model of the embedded one's size")
+    arguments = parser.parse_args()
+    folder = arguments.folder.absolute()
+    model = folder / ("tiny-model" if arguments.tiny else "model")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(["src", os.environ.get("PYTHONPATH", "")])}
+    if not (model / "model_index.json").exists():
+        began = time.perf_counter()
+        options = [*(["--tiny"] if arguments.tiny else []), *([] if arguments.gpus else ["--device", "cpu"])]
+        command = [sys.executable, "benchmarks/random_folder.py", "--folder", str(model), *options]
+        subprocess.run(command, check=True, env=environment)
+        print(f"random weights in {model}: {time.perf_counter() - began:.0f} s", flush=True)
+    figures = {"date": f"{date.today()}", "machine": describe(arguments.gpus), "gpus": arguments.gpus}
+    print("\n".join(f"{name}: {value}" for name, value in figures["machine"].items()), flush=True)
+    run = run_pipeline(arguments, folder, model)
+    figures |= {"stages": {stage: take_apart(run[stage], stage) for stage in run}}
+    print(stage_table(figures["stages"]))
+    figures |= summarize(figures["stages"], folder / "work")
+    against = json.loads(arguments.against.read_text()) if arguments.against else None
+    print("\n" + "\n".join(findings(figures, against)))
+    if arguments.output:
+        arguments.output.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def describe(num_gpus: int) -> dict[str, str]:
+    """What the figures were measured on."""
+    names = {torch.cuda.get_device_name(index) for index in range(num_gpus)}
+    return {
+        "GPUs": f"{num_gpus} x {' and '.join(sorted(names))}" if names else "none",
+        "torch": torch.__version__,
+        "CPU": describe_cpu(),
+    }
+
+
+def run_pipeline(arguments: argparse.Namespace, folder: Path, model: Path) -> dict[str, dict]:
+    """Run all stages in a fresh copy; each one's processes with the wall clock of its command."""
+    work = folder / "work"
+    shutil.rmtree(work, ignore_errors=True)
+    copy_repository(work)
+    (work / "models" / "random").parent.mkdir(exist_ok=True)
+    (work / "models" / "random").symlink_to(model)
+    environment = probed_environment(work / "probe", work / "src")
+    if arguments.gpus:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(64)))).split(",")
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(visible[: arguments.gpus])
+    settings = [
+        "model.path=models/random",
+        f"model.device={'cuda' if arguments.gpus else 'cpu'}",
+        f"preprocess.height={arguments.size[0]}",
+        f"preprocess.width={arguments.size[1]}",
+        f"preprocess.num_clips={arguments.clips}",
+        "evaluation.lpips=untrained",
+        f"search.num_clips={arguments.clips}",
+        f"search.n_trials={arguments.trials}",
+        f"search.space.rank=[{RANK}]",
+        f"search.space.learning_rate={LEARNING_RATES[: arguments.trials]}",
+        f"search.space.num_steps=[{NUM_STEPS}]",
+        *arguments.set,
+    ]
+    (work / "models" / "opensora-v2").symlink_to(model)  # the preset looks for it
+    lora_tta = [sys.executable, "-m", "lora_tta.cli.main"]
+    run(["params", "--preset", "opensora-v2"], work, environment, lora_tta)
+    run(["params", *settings], work, environment, lora_tta)
+    run([sys.executable, "-m", "dvc", "config", "core.analytics", "false"], work, environment)
+    stages = {}
+    for stage in STAGES:
+        shutil.rmtree(work / "probe" / "log")
+        (work / "probe" / "log").mkdir()
+        start = time.time()
+        run([sys.executable, "-m", "dvc", "repro", "--single-item", stage], work, environment, show=True)
+        stages[stage] = {"start": start, "end": time.time(), "processes": read_log(work / "probe")}
+        print(f"{stage}: {stages[stage]['end'] - start:.1f} s", flush=True)
+    return stages
+
+
+def run(
+    command: list[str], work: Path, environment: dict, prefix: list[str] = (), show: bool = False
+) -> None:
+    """Run a command in the copy; its output goes to a file, and is shown if the command fails."""
+    log = work / "output.txt"
+    with log.open("w") as file:
+        done = subprocess.run([*prefix, *command], cwd=work, env=environment, stdout=file, stderr=file)
+    if done.returncode:
+        raise SystemExit(f"{log.read_text()[-6000:]}\nerror: {' '.join(command)} failed")
+
+
+def take_apart(stage: dict, name: str) -> dict:
+    """The stage's wall seconds by kind, and the processes that worked with the model."""
+    inside = [process for process in stage["processes"] if process["stage"] == name]
+    slices = [piece for process in inside for piece in process["slices"]]
+    begin = min(piece[1] for process in inside if process["main"] for piece in process["slices"])
+    end = max(piece[2] for process in inside if process["main"] for piece in process["slices"])
+    workers = [worker(process, begin, end) for process in inside]
+    return {
+        "wall": end - begin,
+        "with DVC": stage["end"] - stage["start"],
+        "by kind": claim_wall(slices, begin, end),
+        "workers": [found for found in workers if found],
+    }
+
+
+def worker(process: dict, begin: float, end: float) -> dict | None:
+    """Seconds of a process with the model: until its first clip, and after it."""
+    main = [piece for piece in process["slices"] if piece[4]]
+    model = [piece for piece in main if piece[0] in MODEL_KINDS]
+    if not model:
+        return None
+    last = GENERATION if any(piece[0] == GENERATION for piece in model) else ENCODING
+    # A clip is done when a piece of its last kind of work is followed by something else than compiling.
+    ends = [
+        piece[2]
+        for piece, after in zip(main, [*main[1:], [None]], strict=True)
+        if piece[0] == last and after[0] not in (FIRST_USES, last)
+    ]
+    first, done = ends[0], ends[-1]
+    in_first = sum(piece[2] - piece[1] for piece in model if piece[2] <= first)
+    after = [piece for piece in main if piece[1] >= first and piece[2] <= done]
+    busy = sum(piece[2] - piece[1] for piece in after if piece[0] in MODEL_KINDS)
+    rest = {kind: 0.0 for kind in KINDS if kind not in MODEL_KINDS}
+    for piece in after:
+        if piece[0] not in MODEL_KINDS:
+            rest[piece[0]] += piece[2] - piece[1]
+    start = {kind: 0.0 for kind in KINDS if kind not in MODEL_KINDS}
+    for piece in main:
+        if piece[0] not in MODEL_KINDS and piece[2] <= first:
+            start[piece[0]] += piece[2] - piece[1]
+    # A forked process begins with what the server has imported since the stage's command began.
+    start[IMPORTS] += max(0.0, main[0][1] - begin)
+    return {
+        "clips": len(ends),
+        "to first clip": first - begin - in_first,
+        "start by kind": start,
+        "window": [first, done],
+        "share": busy / (done - first) if done > first else None,
+        "share to the stage's end": busy / (end - first) if done > first else None,
+        "rest by kind": rest,
+        "seconds": {
+            kind: sum(piece[2] - piece[1] for piece in after if piece[0] == kind) for kind in MODEL_KINDS
+        },
+    }
+
+
+def stage_table(stages: dict[str, dict]) -> str:
+    """Markdown: a row for each stage, with the share of model work on each GPU and where the wall went."""
+    kinds = [kind for kind in KINDS if any(stage["by kind"][kind] >= 0.05 for stage in stages.values())]
+    lines = [
+        f"\n| stage | wall s | to first clip, s | model work after it, each GPU | {' | '.join(kinds)} |",
+        f"| --- | --- | --- | --- |{' --- |' * len(kinds)}",
+    ]
+    for name, stage in stages.items():
+        first = ", ".join(f"{worker['to first clip']:.0f}" for worker in stage["workers"])
+        shares = ", ".join(f"{worker['share']:.1%}" for worker in stage["workers"] if worker["share"])
+        cells = [f"{stage['by kind'][kind]:.1f}" for kind in kinds]
+        lines.append(f"| {name} | {stage['wall']:.1f} | {first} | {shares} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def summarize(stages: dict[str, dict], work: Path) -> dict:
+    """Seconds of a LoRA step and of a generation, from the costs of the search, and the rate of clips."""
+    params = yaml.safe_load((work / "params.yaml").read_text())
+    workers = [worker for worker in stages["search"]["workers"] if worker["clips"] > 1]
+    later_clips = sum(worker["clips"] - 1 for worker in workers)
+    adaptation, generation = (
+        sum(worker["seconds"][kind] for worker in workers) / later_clips for kind in (ADAPTATION, GENERATION)
+    )
+    window = max(worker["window"][1] for worker in workers) - min(worker["window"][0] for worker in workers)
+    return {
+        "clips a trial": params["search"]["num_clips"],
+        "adaptation": adaptation,
+        "generation": generation,
+        "clips a second": later_clips / window,
+    }
+
+
+def findings(figures: dict, against: dict | None) -> list[str]:
+    """What the run comes to, beside the targets and the published code."""
+    stages = figures["stages"]
+    workers = [worker for stage in ("baseline", "search", "adapt") for worker in stages[stage]["workers"]]
+    shares = [worker["share"] for worker in workers if worker["share"]]
+    starts = [worker["to first clip"] for worker in workers]
+    encode = stages["encode"]["workers"][0]
+    encoding = (encode["window"][1] - encode["window"][0]) / max(1, encode["clips"] - 1)
+    step, generation = figures["adaptation"] / NUM_STEPS, figures["generation"]
+    clip = PAIRS * (max(STEPS) * step + len(STEPS) * generation)
+    hours = CLIPS * (clip + generation) / 3600
+    published_step = PUBLISHED_ADAPTATION / PUBLISHED_STEPS
+    published = CLIPS * (PAIRS * (sum(STEPS) * published_step + len(STEPS) * PUBLISHED_GENERATION)) / 3600
+    published += CLIPS * PUBLISHED_GENERATION / 3600
+    per_clip = figures["adaptation"] + generation
+    share = sum(shares) / len(shares) if shares else 1.0
+    trial = figures["clips a trial"]
+    share_line = (
+        f"{min(shares):.1%} to {max(shares):.1%} (target {TARGET_SHARE:.0%})" if shares else "no second clip"
+    )
+    lines = [
+        f"model work after a process's first clip: {share_line}",
+        f"from the stage's command to its first clip, without the clip's own work: {min(starts):.0f} to "
+        f"{max(starts):.0f} s (target {TARGET_START} s, {TARGET_COLD_START} s with empty compiler caches)",
+        f"encode: {encoding:.2f} s a clip after the first (target {TARGET_ENCODING:.0f} s)",
+        f"GPU-seconds of an adapted clip: {per_clip:.2f} ({figures['adaptation']:.2f} for {NUM_STEPS} steps, "
+        f"{generation:.2f} to generate); of a trial of {trial} clips: {trial * per_clip:.0f}",
+        f"computed: the published search ({CLIPS} clips, {PAIRS * len(STEPS)} points, {SAMPLING_STEPS} "
+        f"sampling steps) takes {hours:.1f} GPU-hours of model work; {hours / share / 8:.2f} h on 8 GPUs at "
+        "the mean share",
+        f"computed: the published code takes {published:.1f} GPU-hours, {published / 8:.2f} h on 8 GPUs; it "
+        "adapts anew for every point",
+    ]
+    if against:
+        ratio = figures["clips a second"] / against["clips a second"]
+        lines.append(
+            f"scaling of the search from 1 to {figures['gpus']} GPUs, clips a second after the first clips: "
+            f"{ratio:.2f} times (target {TARGET_SCALING} for 4)"
+        )
+    return lines
+
+
+if __name__ == "__main__":
+    main()
