@@ -27,8 +27,7 @@ def test_every_metric_is_compared_in_its_own_direction():
 def test_a_metric_that_is_added_to_the_table_is_compared_after_the_others(monkeypatch):
     add_to_table(monkeypatch, BRIGHTNESS)
     baseline, adapted = (
-        [with_brightness(make_result("a", 10), value), with_brightness(make_result("b", 11), value)]
-        for value in (100.0, 97.5)
+        [with_brightness(make_result(clip_id, 10), value) for clip_id in "abcdef"] for value in (100.0, 97.5)
     )
     comparisons = compare(baseline, adapted, samples=100, seed=0)
     assert list(comparisons) == ["psnr", "ssim", "lpips", "temporal_consistency", "brightness"]

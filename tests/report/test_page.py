@@ -284,7 +284,8 @@ def test_one_clip_without_videos_search_or_losses_still_makes_a_page(context, tm
     write_report(tmp_path / "report.html", bare)
     page = Page(tmp_path / "report.html")
     assert page.all("video") == []
-    assert "on average over 1 clip and improves 100 % of them." in page.words()
+    assert "on average over 1 clip and improves 100 % of them (95 % interval 21 to 100 %)." in page.words()
+    assert "These are too few clips for a verdict." in page.words()
     assert "nan" not in page.text
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
 
