@@ -295,8 +295,9 @@ def test_a_step_beside_the_model_that_fails_is_the_futures_error_and_can_be_done
 @pytest.mark.parametrize("with_thread", [False, True], ids=["inline", "threaded"])
 def test_model_work_that_fails_is_raised_at_once_and_leaves_no_lock(runner, threaded, clip, with_thread):
     chosen = threaded if with_thread else runner
-    with chosen.working(), pytest.raises(FailedWork, match="loss is"):
+    with chosen.working(), pytest.raises(FailedWork, match="loss is") as error:
         chosen.begin(clip, POINT | {"learning_rate": 1e30})
+    assert error.traceback  # keeps the lock's object, which would let go of the lock at its own end
     assert not held_locks(chosen)
 
 

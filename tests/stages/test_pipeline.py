@@ -3,19 +3,18 @@
 import shutil
 
 import mlflow
-import pandas as pd
 import pytest
 from commands import SMALL_RUN, Workspace
 
 SMALL = [
     *SMALL_RUN,
     "search.space.rank=[2]",
-    "search.space.learning_rate=[1.0e-3, 2.0e-3, 4.0e-3]",
+    "search.space.learning_rate=[1.0e-3, 2.0e-3]",
     "search.space.num_steps=[1]",
 ]
 
 
-@pytest.mark.slow(220)
+@pytest.mark.slow(170)
 def test_the_pipeline_from_pull_to_report(tmp_path):
     workspace = Workspace(tmp_path)
     workspace.run("dvc", "pull", "data.dvc", "models/embedded.dvc")
@@ -34,20 +33,13 @@ def test_the_pipeline_from_pull_to_report(tmp_path):
     assert "PSNR" in workspace.run("lora-tta", "summary")
     assert (tmp_path / "outputs/evaluate/report.html").read_text().count("<video") >= 6
 
-    first_trials = pd.read_csv(tmp_path / "outputs/search/trials.csv")
-    workspace.run("lora-tta", "params", "search.n_trials=3")
-    assert workspace.repro() == {"search", "adapt", "evaluate"}
-    trials = pd.read_csv(tmp_path / "outputs/search/trials.csv")
-    assert trials.head(2).equals(first_trials)
-    assert len(trials) == 3
-
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
     runs = mlflow.search_runs(search_all_experiments=True)
     assert runs["tags.lora_tta.kind"].value_counts().to_dict() == {
         "study": 1,
-        "trial": 3,
+        "trial": 2,
         "baseline": 1,
-        "final": 2,
+        "final": 1,
     }
     (study,) = runs[runs["tags.lora_tta.kind"] == "study"]["run_id"]
     children = runs[runs["tags.lora_tta.kind"] == "trial"]
