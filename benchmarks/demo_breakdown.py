@@ -23,7 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from machine import describe_cpu
-from probe import KINDS, claim_wall, probed_environment, read_log
+from probe import KINDS, claim_wall, clear_log, probed_environment, read_log
 
 
 def main() -> None:
@@ -61,8 +61,7 @@ def run_demo(stages: list[str], settings: list[str]) -> dict[str, dict[str, floa
             subprocess.run(
                 [sys.executable, "-m", "lora_tta.cli.main", "params", *settings], **run, env=environment
             )
-        shutil.rmtree(Path(folder, "log"))
-        Path(folder, "log").mkdir()
+        clear_log(Path(folder))
         start = time.time()
         subprocess.run(["dvc", "repro", *stages], **run, env=environment)
         end = time.time()

@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from probe import (
     KINDS,
     MODEL_KINDS,
     claim_wall,
+    clear_log,
     probed_environment,
     read_log,
 )
@@ -97,8 +99,9 @@ def run_pipeline(arguments: argparse.Namespace, folder: Path, model: Path) -> di
     work = folder / "work"
     shutil.rmtree(work, ignore_errors=True)
     copy_repository(work)
-    (work / "models" / "random").parent.mkdir(exist_ok=True)
-    (work / "models" / "random").symlink_to(model)
+    (work / "models").mkdir(exist_ok=True)
+    for name in ("random", "opensora-v2"):  # the preset looks for the second
+        (work / "models" / name).symlink_to(model)
     environment = probed_environment(work / "probe", work / "src")
     if arguments.gpus:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(64)))).split(",")
@@ -117,25 +120,21 @@ def run_pipeline(arguments: argparse.Namespace, folder: Path, model: Path) -> di
         f"search.space.num_steps=[{NUM_STEPS}]",
         *arguments.set,
     ]
-    (work / "models" / "opensora-v2").symlink_to(model)  # the preset looks for it
     lora_tta = [sys.executable, "-m", "lora_tta.cli.main"]
     run(["params", "--preset", "opensora-v2"], work, environment, lora_tta)
     run(["params", *settings], work, environment, lora_tta)
     run([sys.executable, "-m", "dvc", "config", "core.analytics", "false"], work, environment)
     stages = {}
     for stage in STAGES:
-        shutil.rmtree(work / "probe" / "log")
-        (work / "probe" / "log").mkdir()
+        clear_log(work / "probe")
         start = time.time()
-        run([sys.executable, "-m", "dvc", "repro", "--single-item", stage], work, environment, show=True)
+        run([sys.executable, "-m", "dvc", "repro", "--single-item", stage], work, environment)
         stages[stage] = {"start": start, "end": time.time(), "processes": read_log(work / "probe")}
         print(f"{stage}: {stages[stage]['end'] - start:.1f} s", flush=True)
     return stages
 
 
-def run(
-    command: list[str], work: Path, environment: dict, prefix: list[str] = (), show: bool = False
-) -> None:
+def run(command: list[str], work: Path, environment: dict, prefix: Sequence[str] = ()) -> None:
     """Run a command in the copy; its output goes to a file, and is shown if the command fails."""
     log = work / "output.txt"
     with log.open("w") as file:
@@ -173,31 +172,29 @@ def worker(process: dict, begin: float, end: float) -> dict | None:
         if piece[0] == last and after[0] not in (FIRST_USES, last)
     ]
     first, done = ends[0], ends[-1]
-    in_first = sum(piece[2] - piece[1] for piece in model if piece[2] <= first)
-    after = [piece for piece in main if piece[1] >= first and piece[2] <= done]
-    busy = sum(piece[2] - piece[1] for piece in after if piece[0] in MODEL_KINDS)
-    rest = {kind: 0.0 for kind in KINDS if kind not in MODEL_KINDS}
-    for piece in after:
-        if piece[0] not in MODEL_KINDS:
-            rest[piece[0]] += piece[2] - piece[1]
-    start = {kind: 0.0 for kind in KINDS if kind not in MODEL_KINDS}
-    for piece in main:
-        if piece[0] not in MODEL_KINDS and piece[2] <= first:
-            start[piece[0]] += piece[2] - piece[1]
+    before = seconds_by_kind([piece for piece in main if piece[2] <= first])
+    after = seconds_by_kind([piece for piece in main if piece[1] >= first and piece[2] <= done])
+    busy = sum(after[kind] for kind in MODEL_KINDS)
     # A forked process begins with what the server has imported since the stage's command began.
-    start[IMPORTS] += max(0.0, main[0][1] - begin)
+    before[IMPORTS] += max(0.0, main[0][1] - begin)
     return {
         "clips": len(ends),
-        "to first clip": first - begin - in_first,
-        "start by kind": start,
+        "to first clip": first - begin - sum(before[kind] for kind in MODEL_KINDS),
+        "start by kind": {kind: before[kind] for kind in KINDS if kind not in MODEL_KINDS},
         "window": [first, done],
         "share": busy / (done - first) if done > first else None,
         "share to the stage's end": busy / (end - first) if done > first else None,
-        "rest by kind": rest,
-        "seconds": {
-            kind: sum(piece[2] - piece[1] for piece in after if piece[0] == kind) for kind in MODEL_KINDS
-        },
+        "rest by kind": {kind: after[kind] for kind in KINDS if kind not in MODEL_KINDS},
+        "seconds": {kind: after[kind] for kind in MODEL_KINDS},
     }
+
+
+def seconds_by_kind(pieces: list[list]) -> dict[str, float]:
+    """Seconds of slices by their kind, 0 for the kinds that are not among them."""
+    seconds = dict.fromkeys(KINDS, 0.0)
+    for kind, start, end, *_ in pieces:
+        seconds[kind] += end - start
+    return seconds
 
 
 def stage_table(stages: dict[str, dict]) -> str:

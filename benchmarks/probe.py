@@ -242,6 +242,12 @@ def probed_environment(folder: Path, code: Path) -> dict[str, str]:
     return environment
 
 
+def clear_log(folder: Path) -> None:
+    """Forget the processes so far."""
+    shutil.rmtree(folder / "log")
+    (folder / "log").mkdir()
+
+
 def read_log(folder: Path) -> list[dict]:
     """The processes, the first to start first.
 

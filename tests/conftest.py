@@ -72,9 +72,7 @@ def forkserver_with_model() -> None:
     from lora_tta.search.launch import WORKER_MODULE
 
     context = multiprocessing.get_context("forkserver")
-    # The import of the model's code asks CUDA, which no process that is forked could use after that.
-    model = [] if torch.cuda.is_available() else [OpenSoraBackbone.__module__, frame_metrics.__name__]
-    context.set_forkserver_preload([WORKER_MODULE, *model])
+    context.set_forkserver_preload([WORKER_MODULE, frame_metrics.__name__])
     multiprocessing.forkserver.ensure_running()
 
 
