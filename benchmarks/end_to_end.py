@@ -5,7 +5,7 @@ runs every stage by `dvc repro`, and takes the time of its processes apart. Run 
 
     python benchmarks/end_to_end.py --gpus 1 --output one.json
     python benchmarks/end_to_end.py --gpus 4 --against one.json
-    python benchmarks/end_to_end.py --gpus 0 --tiny                # smoke test of this script, without a GPU
+    python benchmarks/end_to_end.py --gpus 0 --tiny --size 32 48 --set model.dtype=float32   # without a GPU
 
 The folder keeps the model and the last outputs. A second run finds the compilers' caches warm, and does all
 work again.
@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -74,14 +74,21 @@ def main() -> None:
         print(f"random weights in {model}: {time.perf_counter() - began:.0f} s", flush=True)
     figures = {"date": f"{date.today()}", "machine": describe(arguments.gpus), "gpus": arguments.gpus}
     print("\n".join(f"{name}: {value}" for name, value in figures["machine"].items()), flush=True)
-    run = run_pipeline(arguments, folder, model)
-    figures |= {"stages": {stage: take_apart(run[stage], stage) for stage in run}}
+    figures["stages"] = {}
+    for stage, run in run_pipeline(arguments, folder, model):
+        figures["stages"][stage] = take_apart(run, stage)
+        write(figures, arguments.output)  # what is cut off by a time limit leaves its stages
     print(stage_table(figures["stages"]))
     figures |= summarize(figures["stages"], folder / "work")
+    write(figures, arguments.output)
     against = json.loads(arguments.against.read_text()) if arguments.against else None
     print("\n" + "\n".join(findings(figures, against)))
-    if arguments.output:
-        arguments.output.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def write(figures: dict, output: Path | None) -> None:
+    """Write the figures so far, if that is asked for."""
+    if output:
+        output.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 def describe(num_gpus: int) -> dict[str, str]:
@@ -94,8 +101,8 @@ def describe(num_gpus: int) -> dict[str, str]:
     }
 
 
-def run_pipeline(arguments: argparse.Namespace, folder: Path, model: Path) -> dict[str, dict]:
-    """Run all stages in a fresh copy; each one's processes with the wall clock of its command."""
+def run_pipeline(arguments: argparse.Namespace, folder: Path, model: Path) -> Iterator[tuple[str, dict]]:
+    """Run all stages in a fresh copy; yield each one's processes with the wall clock of its command."""
     work = folder / "work"
     shutil.rmtree(work, ignore_errors=True)
     copy_repository(work)
@@ -124,14 +131,13 @@ def run_pipeline(arguments: argparse.Namespace, folder: Path, model: Path) -> di
     run(["params", "--preset", "opensora-v2"], work, environment, lora_tta)
     run(["params", *settings], work, environment, lora_tta)
     run([sys.executable, "-m", "dvc", "config", "core.analytics", "false"], work, environment)
-    stages = {}
     for stage in STAGES:
         clear_log(work / "probe")
         start = time.time()
         run([sys.executable, "-m", "dvc", "repro", "--single-item", stage], work, environment)
-        stages[stage] = {"start": start, "end": time.time(), "processes": read_log(work / "probe")}
-        print(f"{stage}: {stages[stage]['end'] - start:.1f} s", flush=True)
-    return stages
+        end = time.time()
+        print(f"{stage}: {end - start:.1f} s", flush=True)
+        yield stage, {"start": start, "end": end, "processes": read_log(work / "probe")}
 
 
 def run(command: list[str], work: Path, environment: dict, prefix: Sequence[str] = ()) -> None:
@@ -213,9 +219,14 @@ def stage_table(stages: dict[str, dict]) -> str:
 
 
 def summarize(stages: dict[str, dict], work: Path) -> dict:
-    """Seconds of a LoRA step and of a generation, from the costs of the search, and the rate of clips."""
+    """Seconds of a LoRA step and of a generation, from the costs of the search, and the rate of clips.
+
+    Empty if no process had a second clip: the first one holds all first uses.
+    """
     params = yaml.safe_load((work / "params.yaml").read_text())
     workers = [worker for worker in stages["search"]["workers"] if worker["clips"] > 1]
+    if not workers:
+        return {}
     later_clips = sum(worker["clips"] - 1 for worker in workers)
     adaptation, generation = (
         sum(worker["seconds"][kind] for worker in workers) / later_clips for kind in (ADAPTATION, GENERATION)
@@ -237,15 +248,6 @@ def findings(figures: dict, against: dict | None) -> list[str]:
     starts = [worker["to first clip"] for worker in workers]
     encode = stages["encode"]["workers"][0]
     encoding = (encode["window"][1] - encode["window"][0]) / max(1, encode["clips"] - 1)
-    step, generation = figures["adaptation"] / NUM_STEPS, figures["generation"]
-    clip = PAIRS * (max(STEPS) * step + len(STEPS) * generation)
-    hours = CLIPS * (clip + generation) / 3600
-    published_step = PUBLISHED_ADAPTATION / PUBLISHED_STEPS
-    published = CLIPS * (PAIRS * (sum(STEPS) * published_step + len(STEPS) * PUBLISHED_GENERATION)) / 3600
-    published += CLIPS * PUBLISHED_GENERATION / 3600
-    per_clip = figures["adaptation"] + generation
-    share = sum(shares) / len(shares) if shares else 1.0
-    trial = figures["clips a trial"]
     share_line = (
         f"{min(shares):.1%} to {max(shares):.1%} (target {TARGET_SHARE:.0%})" if shares else "no second clip"
     )
@@ -254,6 +256,28 @@ def findings(figures: dict, against: dict | None) -> list[str]:
         f"from the stage's command to its first clip, without the clip's own work: {min(starts):.0f} to "
         f"{max(starts):.0f} s (target {TARGET_START} s, {TARGET_COLD_START} s with empty compiler caches)",
         f"encode: {encoding:.2f} s a clip after the first (target {TARGET_ENCODING:.0f} s)",
+    ]
+    if "adaptation" in figures:
+        lines += costs(figures, sum(shares) / len(shares))
+    if against:
+        ratio = figures["clips a second"] / against["clips a second"]
+        lines.append(
+            f"scaling of the search from 1 to {figures['gpus']} GPUs, clips a second after the first clips: "
+            f"{ratio:.2f} times (target {TARGET_SCALING} for 4)"
+        )
+    return lines
+
+
+def costs(figures: dict, share: float) -> list[str]:
+    """What a clip, a trial and the published search cost; ``share`` is that of model work in the wall."""
+    step, generation = figures["adaptation"] / NUM_STEPS, figures["generation"]
+    clip = PAIRS * (max(STEPS) * step + len(STEPS) * generation)
+    hours = CLIPS * (clip + generation) / 3600
+    published_step = PUBLISHED_ADAPTATION / PUBLISHED_STEPS
+    published = CLIPS * (PAIRS * (sum(STEPS) * published_step + len(STEPS) * PUBLISHED_GENERATION)) / 3600
+    published += CLIPS * PUBLISHED_GENERATION / 3600
+    per_clip, trial = figures["adaptation"] + generation, figures["clips a trial"]
+    return [
         f"GPU-seconds of an adapted clip: {per_clip:.2f} ({figures['adaptation']:.2f} for {NUM_STEPS} steps, "
         f"{generation:.2f} to generate); of a trial of {trial} clips: {trial * per_clip:.0f}",
         f"computed: the published search ({CLIPS} clips, {PAIRS * len(STEPS)} points, {SAMPLING_STEPS} "
@@ -262,13 +286,6 @@ def findings(figures: dict, against: dict | None) -> list[str]:
         f"computed: the published code takes {published:.1f} GPU-hours, {published / 8:.2f} h on 8 GPUs; it "
         "adapts anew for every point",
     ]
-    if against:
-        ratio = figures["clips a second"] / against["clips a second"]
-        lines.append(
-            f"scaling of the search from 1 to {figures['gpus']} GPUs, clips a second after the first clips: "
-            f"{ratio:.2f} times (target {TARGET_SCALING} for 4)"
-        )
-    return lines
 
 
 if __name__ == "__main__":

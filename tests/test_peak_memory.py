@@ -11,10 +11,11 @@ MIB = 2**20
 
 def test_on_the_cpu_it_is_the_largest_size_of_the_process():
     memory, process = PeakMemory(torch.device("cpu")), psutil.Process()
-    block = torch.ones(50 * MIB, dtype=torch.uint8)
+    block = torch.ones(400 * MIB, dtype=torch.uint8)
     with_block = process.memory_info().rss
     del block
-    assert memory.bytes() >= with_block - MIB
+    # Linux counts pages for each core and adds them up now and then: both sizes are inexact.
+    assert memory.bytes() >= with_block - 100 * MIB
 
 
 @pytest.mark.gpu

@@ -60,3 +60,18 @@ def test_the_loading_benchmark_reads_and_loads_with_and_without_the_page_cache(r
         f"{work} from {place}" for place in ("the page cache", "disk") for work in ("reading", "loading")
     ]
     assert [line[:28].rstrip() for line in lines[2:]] == [*works, *works[2:]]
+
+
+def test_the_memory_benchmark_measures_each_mode_that_the_device_has(run, tmp_path):
+    output = tmp_path / "rows.json"
+    run("memory.py", "--tiny", "--device=cpu", "--sizes=16x16", "--text-length=4", f"--output={output}")
+    rows = json.loads(output.read_text())
+    assert [(row["work"], row["switched on"]) for row in rows if row["peak GiB"] > 0] == [
+        ("VAE, 33 frames to latents", "in one piece"),
+        ("VAE, latents to 65 frames", "in one piece"),
+        ("VAE, 33 frames to latents", "tiling"),
+        ("VAE, latents to 65 frames", "tiling"),
+        ("LoRA steps", "plain PyTorch"),
+        ("LoRA steps", "plain PyTorch, recomputation"),
+        ("sampling step, 3 branches", "plain PyTorch"),
+    ]

@@ -6,6 +6,7 @@ The identity of a folder is the hash that DVC gives it, the MD5 of the list of i
 
 import hashlib
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from operator import itemgetter
 from pathlib import Path
@@ -23,7 +24,9 @@ READERS = 8
 SHOWS_PROGRESS_ABOVE = 10**9  # bytes
 
 
-def model_identity(folder: Path, memory: Path) -> str:
+def model_identity(
+    folder: Path, memory: Path, hash_files: Callable[[Path], str | None] = lambda _: None
+) -> str:
     """The identity of a model folder, hashed at most once for all processes that share ``memory``.
 
     1. A remembered identity holds as long as no file has another size or time stamp.
@@ -34,6 +37,7 @@ def model_identity(folder: Path, memory: Path) -> str:
     Args:
         folder: of the model.
         memory: a JSON file that remembers identities.
+        hash_files: finds DVC's hash of a folder by reading its files; None where it can't.
 
     Raises:
         UserError: the folder is missing or empty.
@@ -52,7 +56,7 @@ def model_identity(folder: Path, memory: Path) -> str:
         if known and known["signature"] == signature:
             return known["identity"]
         identity = None if known else _tracked(folder, len(files), num_bytes)
-        identity = identity or hash_folder(folder, files, num_bytes)
+        identity = identity or hash_files(folder) or hash_folder(folder, files, num_bytes)
         remembered[name] = {"signature": signature, "identity": identity}
         write_text(memory, json.dumps(remembered, indent=1, sort_keys=True))
         return identity

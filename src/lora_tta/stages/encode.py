@@ -13,6 +13,7 @@ with without_garbage_collection():
     from lora_tta.experiment.lazy_model import LazyModel
     from lora_tta.files import atomic
     from lora_tta.records.clips import read_manifest
+    from lora_tta.stages.model_hash import remember_model
     from lora_tta.stages.paths import CLIPS, ENCODED
     from lora_tta.stages.stage_params import load_stage_params
 
@@ -20,6 +21,7 @@ with without_garbage_collection():
 def main() -> None:
     """Write ``outputs/encoded/<clip_id>.safetensors``."""
     params = load_stage_params()
+    remember_model(params.model.path, params.cache.path)
     model = LazyModel(params.model, params.cache.path, for_encoding=True)
     cache = ContentCache(params.cache.path, params.cache.max_bytes)
     with atomic(ENCODED) as folder:
