@@ -77,10 +77,10 @@ def main() -> None:
     figures["stages"] = {}
     for stage, run in run_pipeline(arguments, folder, model):
         figures["stages"][stage] = take_apart(run, stage)
+        if stage == "search":
+            figures |= summarize(figures["stages"], folder / "work")
         write(figures, arguments.output)  # what is cut off by a time limit leaves its stages
     print(stage_table(figures["stages"]))
-    figures |= summarize(figures["stages"], folder / "work")
-    write(figures, arguments.output)
     against = json.loads(arguments.against.read_text()) if arguments.against else None
     print("\n" + "\n".join(findings(figures, against)))
 

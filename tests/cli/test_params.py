@@ -98,3 +98,34 @@ def test_missing_weights_name_the_files_their_source_and_the_conversion(workspac
     message = capsys.readouterr().err
     for part in ("hpcai-tech/Open-Sora-v2", "Open_Sora_v2.safetensors", "lora-tta convert"):
         assert part in message
+
+
+LOCK = """schema: '2.0'
+stages:
+  encode:
+    cmd: python -m lora_tta.stages.encode
+    deps:
+    - path: {model}
+      hash: md5
+      md5: 040a6ad35bdcd8854b4bba0c885c007b.dir
+      size: 13546005
+      nfiles: 14
+    params:
+      params.yaml:
+        model.path: models/embedded
+    outs:
+    - path: outputs/encoded
+      hash: md5
+      md5: 0be0ac4a8f5ba26c1bf2a1a5ec3e7d0e.dir
+"""
+
+
+def test_the_lock_file_calls_a_folder_by_its_new_name_and_back(workspace):
+    before = LOCK.format(model=load_params(workspace / "params.yaml").model.path)
+    lock = workspace / "dvc.lock"
+    lock.write_text(before)
+    assert main(["params", "model.path=models/opensora-v2"]) == 0
+    assert lock.read_text() == LOCK.format(model="models/opensora-v2")
+    assert main(["params", f"model.path={workspace / 'models' / 'embedded'}"]) == 0
+    assert main(["params", "model.path=models/embedded", "search.n_trials=9"]) == 0
+    assert lock.read_text() == LOCK.format(model="models/embedded")

@@ -26,33 +26,29 @@ def gpus(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["auto", "cuda"])
-def test_workers_take_the_gpus_in_turn(gpus, name):
+def test_a_process_works_on_its_first_gpu(gpus, name):
     gpus(2)
-    devices = [resolve_device(name, index) for index in range(5)]
-    assert devices == [torch.device("cuda", index) for index in (0, 1, 0, 1, 0)]
+    assert resolve_device(name) == torch.device("cuda", 0)
 
 
-def test_every_worker_has_the_cpu_where_there_is_no_gpu_or_the_settings_say_so(gpus):
+def test_it_is_the_cpu_where_there_is_no_gpu_or_the_settings_say_so(gpus):
     gpus(0)
-    assert [resolve_device("auto", index).type for index in range(3)] == ["cpu"] * 3
+    assert resolve_device("auto") == torch.device("cpu")
     gpus(2)
-    assert [resolve_device("cpu", index).type for index in range(3)] == ["cpu"] * 3
+    assert resolve_device("cpu") == torch.device("cpu")
 
 
 def test_a_gpu_that_is_not_there_is_an_error_that_names_the_setting(gpus):
     gpus(0)
     with pytest.raises(UserError, match=r"model\.device is cuda.* auto or cpu"):
-        resolve_device("cuda", 1)
+        resolve_device("cuda")
 
 
-def test_a_workers_gpu_is_the_current_one_of_its_process_and_gives_the_environment_its_name(
-    gpus, params, tmp_path
-):
+def test_its_gpu_is_the_current_one_of_the_process_and_gives_the_environment_its_name(gpus, params, tmp_path):
     current = gpus(2)
-    on_gpu = params.model.model_copy(update={"device": "auto"})
-    models = [LazyModel(on_gpu, tmp_path, index) for index in range(3)]
-    assert [device.index for device in current] == [0, 1, 0]
-    assert [model.environment["device"] for model in models] == ["GPU 0", "GPU 1", "GPU 0"]
+    model = LazyModel(params.model.model_copy(update={"device": "auto"}), tmp_path)
+    assert [device.index for device in current] == [0]
+    assert model.environment["device"] == "GPU 0"
 
 
 def test_measuring_on_a_gpu_is_exact_from_the_start(gpus, params, tmp_path):

@@ -173,17 +173,18 @@ def test_a_worker_takes_the_clips_that_no_other_has_taken(alone):
     assert errand.run(alone.tasks(None)) == []
 
 
-def test_each_worker_asks_for_the_gpu_of_its_number(alone, monkeypatch):
-    asked = []
+def test_each_worker_takes_the_gpu_of_its_number(alone, monkeypatch):
+    taken = []
 
-    def build(params, clips_folder, encoded, device_index):
-        asked.append(device_index)
+    def build(params, clips_folder, encoded):
+        taken.append(os.environ["CUDA_VISIBLE_DEVICES"])
         return ClipRunner(params, clips_folder, encoded)
 
     monkeypatch.setattr(preloaded, "ClipRunner", build)
     for index in (0, 3):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
         Errand().run(alone.tasks(None)._replace(clips=[]), index)
-    assert asked == [0, 3]
+    assert taken == ["4", "7"]
 
 
 def test_a_worker_without_a_parent_takes_no_more_clips(alone, monkeypatch):

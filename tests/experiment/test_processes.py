@@ -13,7 +13,13 @@ from lora_tta.config import ModelParams, load_params
 from lora_tta.errors import UserError
 from lora_tta.experiment import processes
 from lora_tta.experiment.pool import RUNNER_MODULE
-from lora_tta.experiment.processes import PROCESS_BYTES, call_in_process, count_gpus, num_processes
+from lora_tta.experiment.processes import (
+    PROCESS_BYTES,
+    call_in_process,
+    count_gpus,
+    num_processes,
+    take_gpu,
+)
 from lora_tta.search.launch import WORKER_MODULE
 
 # Tells of a process forked from a server that has imported a module: whether it had the module when it
@@ -165,3 +171,21 @@ def test_for_one_process_and_without_a_driver_no_process_is_started_to_count(
 def test_gpus_are_those_that_pytorch_may_use(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     assert count_gpus() == 3
+
+
+@pytest.mark.parametrize(
+    ("visible", "index", "left"),
+    [
+        (None, 2, "2"),
+        ("1,3", 1, "3"),
+        ("GPU-ab678944,GPU-d9e09bd7", 0, "GPU-ab678944"),
+        ("5", 1, "5"),
+        ("", 0, ""),
+    ],
+)
+def test_a_process_sees_the_gpu_of_its_number_alone(monkeypatch, visible, index, left):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible or "")
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    take_gpu(index)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == left

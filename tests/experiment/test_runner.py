@@ -304,9 +304,11 @@ def test_model_work_that_fails_is_raised_at_once_and_leaves_no_lock(runner, thre
 def test_a_clip_in_another_ones_hands_is_left_to_it(runner, ready, clip):
     other = ready.runner()
     with runner._whole(runner._work(clip, None)):
-        assert not other.try_run(clip, None)
-    assert other.try_run(clip, None)
-    assert not other.try_run(clip, None)
+        assert other.try_begin(clip, None) is None
+    with other.working():
+        begun = other.try_begin(clip, None)
+    assert begun.result().clip == clip
+    assert other.try_begin(clip, None) is None
     assert not held_locks(other)
 
 

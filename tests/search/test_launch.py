@@ -1,5 +1,6 @@
 """Workers as jobs of a real SLURM cluster, and on a real PostgreSQL server."""
 
+import os
 import subprocess
 import threading
 import time
@@ -9,7 +10,7 @@ from services import postgresql_server, slurm_cluster
 
 from lora_tta.errors import UserError
 from lora_tta.search import preloaded
-from lora_tta.search.launch import run_local_workers, run_slurm_workers, run_worker_here
+from lora_tta.search.launch import _work_in_process, run_local_workers, run_slurm_workers, run_worker_here
 from lora_tta.search.study import JOURNAL
 
 SMALL_JOBS = {
@@ -59,12 +60,24 @@ def test_slurm_jobs_finish_the_study_also_after_a_preemption(search_in, tmp_path
     assert "checkpoint" in logs.lower() or "requeue" in logs.lower()
 
 
-def test_a_worker_here_works_in_this_process_on_the_gpu_of_its_number(params, monkeypatch):
+def test_a_worker_here_works_in_this_process(params, monkeypatch):
     given = []
     monkeypatch.setattr(preloaded, "run_worker", lambda *arguments: given.append(arguments))
     run_worker_here(params, "folders", ["clip"])
-    run_worker_here(params, "folders", ["clip"], index=3)
-    assert given == [(params, "folders", ["clip"], index) for index in (0, 3)]
+    assert given == [(params, "folders", ["clip"], True)]
+
+
+def test_local_workers_take_the_gpus_of_their_numbers_and_the_first_shows_progress(params, monkeypatch):
+    given = []
+
+    def run_worker(params, folders, clips, shows_progress):
+        given.append((os.environ["CUDA_VISIBLE_DEVICES"], shows_progress))
+
+    monkeypatch.setattr(preloaded, "run_worker", run_worker)
+    for index in (0, 1):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+        _work_in_process(None, params, "folders", ["clip"], index)
+    assert given == [("4", True), ("5", False)]
 
 
 def test_without_slurm_the_message_says_so(search_in, tmp_path, monkeypatch):

@@ -4,11 +4,13 @@ import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 
 import pytest
 from optuna.trial import TrialState
 
+from lora_tta.experiment.beside import Beside
 from lora_tta.search.launch import run_local_workers
 from lora_tta.search.samplers import build_sampler
 from lora_tta.search.study import point_of
@@ -49,11 +51,34 @@ def test_an_idle_worker_takes_clips_of_a_running_trial_from_its_end(search_in):
     search = search_in("study", num_clips=3)
     owner, helper = search.worker(), search.worker()
     with owner._heartbeat:
+        point = point_of(owner._claim())
+        with owner.runner._whole(owner.runner._work(search.clips[0], point)):
+            assert helper._help()
+    assert len(search.entries("result")) == 2
+    assert [helper.runner.try_begin(clip, point) is None for clip in search.clips] == [False, True, True]
+
+
+def test_its_clips_follow_each_other_without_waiting_for_their_measurements(search_in, monkeypatch):
+    search = search_in("study", num_clips=2)
+    owner, helper = search.worker(), search.worker()
+    helper.runner.beside = Beside(threaded=True, num_threads=1)
+    second_began = threading.Event()
+    begin, measured = helper.runner._begin, helper.runner._measured
+
+    def begin_clip(work, lock):
+        if work.clip == search.clips[0]:
+            second_began.set()
+        return begin(work, lock)
+
+    def measure(*frames):
+        assert second_began.wait(30)
+        return measured(*frames)
+
+    monkeypatch.setattr(helper.runner, "_begin", begin_clip)
+    monkeypatch.setattr(helper.runner, "_measured", measure)
+    with owner._heartbeat:
         owner._claim()
         assert helper._help()
-    assert len(search.entries("result")) == 1
-    assert search.worker().runner.try_run(search.clips[0], None)
-    assert not helper.runner.try_run(search.clips[-1], point_of(search.study().trials[0]))
 
 
 def test_a_living_workers_trial_is_left_alone_and_a_dead_ones_is_taken_over(search_in):

@@ -21,19 +21,16 @@ class LazyModel:
     Args:
         params: of the model; this process takes its number of threads.
         cache_folder: where the model's identity is remembered.
-        device_index: which of several GPUs, modulo their number.
         for_encoding: whether captions are to be encoded.
 
     Raises:
         UserError: the settings ask for a GPU, and there is none.
     """
 
-    def __init__(
-        self, params: ModelParams, cache_folder: Path, device_index: int = 0, for_encoding: bool = False
-    ):
+    def __init__(self, params: ModelParams, cache_folder: Path, for_encoding: bool = False):
         self.params = params
         self.for_encoding = for_encoding
-        self.device = resolve_device(params.device, device_index)
+        self.device = resolve_device(params.device)
         self._identities = cache_folder / IDENTITIES_NAME
         torch.set_num_threads(params.num_threads)
         if self.device.type == "cuda":
@@ -67,15 +64,14 @@ class LazyModel:
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
 
 
-def resolve_device(name: str, index: int = 0) -> torch.device:
-    """``auto`` is CUDA where there is a GPU, else the CPU; ``index`` picks one of several GPUs.
+def resolve_device(name: str) -> torch.device:
+    """``auto`` is the first GPU, where there is one, else the CPU.
 
     Raises:
         UserError: ``cuda`` is asked for, and there is no GPU.
     """
-    num_gpus = torch.cuda.device_count() if name != "cpu" else 0
-    if num_gpus:
-        return torch.device("cuda", index % num_gpus)
+    if name != "cpu" and torch.cuda.device_count():
+        return torch.device("cuda", 0)
     if name == "cuda":
         raise UserError("model.device is cuda, but torch finds no GPU: set model.device to auto or cpu")
     return torch.device("cpu")

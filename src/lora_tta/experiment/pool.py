@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from lora_tta.config import Params
 from lora_tta.errors import UserError, reason_of
-from lora_tta.experiment.processes import forkserver, num_processes
+from lora_tta.experiment.processes import forkserver, num_processes, take_gpu
 from lora_tta.records.clips import Clip
 from lora_tta.records.point import Point
 
@@ -118,7 +118,8 @@ def _work(tasks: ClipTasks, index: int, taken: Any, results: "SimpleQueue[Any]",
     from lora_tta.experiment.preloaded import ClipRunner
 
     try:
-        runner = ClipRunner(tasks.params, tasks.clips_folder, tasks.encoded, device_index=index)
+        take_gpu(index)
+        runner = ClipRunner(tasks.params, tasks.clips_folder, tasks.encoded)
         # The parent copies the files of the outcomes from the cache, so they are leased until it is done.
         with runner.working():
             sent: list[Future[None]] = []

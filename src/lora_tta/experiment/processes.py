@@ -70,6 +70,23 @@ def num_processes(asked: int | Literal["auto"], model: ModelParams, preload: str
     return asked
 
 
+def take_gpu(index: int) -> None:
+    """Leave this process one of the GPUs that it may use, as its first one.
+
+    Compiled code is stored with the number of its GPU, so processes with other numbers would compile anew. To be
+    called before the process asks CUDA anything.
+
+    Args:
+        index: among the GPUs of CUDA_VISIBLE_DEVICES, modulo their number, or else of the machine.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(index)
+    elif visible:
+        names = visible.split(",")
+        os.environ["CUDA_VISIBLE_DEVICES"] = names[index % len(names)]
+
+
 def count_gpus() -> int:
     """GPUs that this process may use; CUDA_VISIBLE_DEVICES counts."""
     import torch

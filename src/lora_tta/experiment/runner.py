@@ -61,14 +61,13 @@ class ClipRunner:
         params: of the pipeline.
         clips_folder: folder of the preprocessed clips.
         encoded: folder of the conditionings, ``<clip_id>.safetensors``.
-        device_index: which of several GPUs, modulo their number.
     """
 
-    def __init__(self, params: Params, clips_folder: Path, encoded: Path, device_index: int = 0):
+    def __init__(self, params: Params, clips_folder: Path, encoded: Path):
         self.params = params
         self.clips_folder = clips_folder
         self.encoded = encoded
-        self.model = LazyModel(params.model, params.cache.path, device_index)
+        self.model = LazyModel(params.model, params.cache.path)
         self.cache = ContentCache(params.cache.path, params.cache.max_bytes)
         # An adaptation leaves a snapshot at every number of steps that the search may ask for.
         self._snapshot_steps = [int(steps) for steps in params.search.space.get("num_steps", [])]
@@ -105,20 +104,18 @@ class ClipRunner:
         lock.acquire()
         return self._begin(work, lock)
 
-    def try_run(self, clip: Clip, point: Point | None) -> bool:
-        """Do a clip in advance, unless it is done or in another process's hands; says whether it was."""
+    def try_begin(self, clip: Clip, point: Point | None) -> "Future[ClipOutcome] | None":
+        """As :meth:`begin`, unless the clip is done or in another process's hands: then None."""
         work = self._work(clip, point)
         lock = self._whole(work)
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            return False
-        with self.working():
-            if self.cache.find("result", work.result_key):
-                lock.release()
-                return False
-            self._begin(work, lock).result()
-            return True
+            return None
+        if self.cache.find("result", work.result_key):
+            lock.release()
+            return None
+        return self._begin(work, lock)
 
     def study_identity(self, clips: Sequence[Clip]) -> dict[str, Any]:
         """Everything that the value of a trial on these clips depends on, besides its point."""

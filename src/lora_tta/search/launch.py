@@ -13,7 +13,7 @@ from submitit.helpers import Checkpointable
 
 from lora_tta.config import Params
 from lora_tta.errors import UserError, reason_of
-from lora_tta.experiment.processes import forkserver
+from lora_tta.experiment.processes import forkserver, take_gpu
 from lora_tta.records.clips import Clip
 from lora_tta.records.search_folders import SearchFolders
 
@@ -61,18 +61,21 @@ def _work_in_process(
 ) -> None:
     """Work, and hand an error on as one line."""
     try:
-        run_worker_here(params, folders, clips, index)
+        take_gpu(index)
+        run_worker_here(params, folders, clips, shows_progress=index == 0)
     except Exception as error:
         errors.put(reason_of(error))
         sys.exit(1)
 
 
-def run_worker_here(params: Params, folders: SearchFolders, clips: Sequence[Clip], index: int = 0) -> None:
+def run_worker_here(
+    params: Params, folders: SearchFolders, clips: Sequence[Clip], shows_progress: bool = True
+) -> None:
     """Run one worker in this process."""
     # Imported by workers alone: it takes seconds that the process which waits for them does without.
     from lora_tta.search.preloaded import run_worker
 
-    run_worker(params, folders, clips, index)
+    run_worker(params, folders, clips, shows_progress)
 
 
 class ClusterWorker(Checkpointable):

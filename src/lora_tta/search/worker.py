@@ -1,7 +1,7 @@
 """One worker of a study: claims trials, runs them clip by clip, and helps others when none is left."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 
 import numpy as np
@@ -64,14 +64,16 @@ class Worker:
         params: of the pipeline.
         folders: of this search.
         clips: in the order in which every trial goes through them.
-        index: of this worker among the workers of its machine; picks the GPU.
+        shows_progress: of the study and of its own trials.
     """
 
-    def __init__(self, params: Params, folders: SearchFolders, clips: Sequence[Clip], index: int = 0):
+    def __init__(
+        self, params: Params, folders: SearchFolders, clips: Sequence[Clip], shows_progress: bool = True
+    ):
         self.params = params
         self.search = params.search
         self.clips = clips
-        self.runner = ClipRunner(params, folders.clips, folders.encoded, device_index=index)
+        self.runner = ClipRunner(params, folders.clips, folders.encoded)
         self._check_metrics()
         self.study = open_study(folders.study, params, self.runner.study_identity(clips))
         self._lock = self.runner.cache.lock({"study": self.study.study_name})
@@ -79,7 +81,7 @@ class Worker:
         self._heartbeat = Heartbeat(
             params.cache.path / "workers" / self.study.study_name, params.workers.heartbeat_seconds
         )
-        self._shows_progress = index == 0
+        self._shows_progress = shows_progress
 
     def work(self) -> None:
         """Return when the study has all its trials finished."""
@@ -92,8 +94,7 @@ class Worker:
         with self._heartbeat, progress:
             # Every trial is compared with them, and between two of its clips they would cost the most: the
             # model would have to give up its adapter.
-            for clip in self.clips:
-                self._try_run(clip, None)
+            self._do_in_advance((clip, None) for clip in self.clips)
             while True:
                 progress.update(len(self._trials(*FINISHED_STATES)) - progress.n)
                 trial = self._claim()
@@ -231,29 +232,33 @@ class Worker:
         trial.report(values[-1] if self.search.pruner == "wilcoxon" else mean, len(values) - 1)
 
     def _help(self) -> bool:
-        """Do one clip of a running trial that nobody works on; False if there is none."""
+        """Do the clips of a running trial that nobody works on, from their end; False if there are none."""
         if self.search.pruner != "none":
             return False  # The clips at a trial's end may never be needed.
-        for trial in self._trials(TrialState.RUNNING):
-            for clip in reversed(self.clips) if self._has_point(trial) else ():
-                done = self._try_run(clip, point_of(trial))
-                if done:
-                    return True
-                if done is None:
-                    break
-        return False
+        return any(
+            self._do_in_advance((clip, point_of(trial)) for clip in reversed(self.clips))
+            for trial in self._trials(TrialState.RUNNING)
+            if self._has_point(trial)
+        )
 
-    def _try_run(self, clip: Clip, point: Point | None) -> bool | None:
-        """Do a clip in advance, see :meth:`ClipRunner.try_run`; None if it failed.
+    def _do_in_advance(self, work: Iterable[tuple[Clip, Point | None]]) -> bool:
+        """Do clips that nobody has done or works on, up to the first failure; False if there are none.
 
         The trial's own worker meets the same failure, and tells it.
         """
+        begun: list[Future[ClipOutcome]] = []
         try:
-            return self.runner.try_run(clip, point)
+            with self.runner.working():
+                for clip, point in work:
+                    future = self.runner.try_begin(clip, point)
+                    begun += [future] if future else []
+            for future in begun:
+                future.result()
         except UserError:
             raise
         except Exception:
-            return None
+            return False
+        return bool(begun)
 
     def _owns(self, trial: optuna.Trial) -> bool:
         """Whether the trial is this worker's still: one that was taken for dead has lost it."""
@@ -278,6 +283,8 @@ class Worker:
                 )
 
 
-def run_worker(params: Params, folders: SearchFolders, clips: Sequence[Clip], index: int = 0) -> None:
+def run_worker(
+    params: Params, folders: SearchFolders, clips: Sequence[Clip], shows_progress: bool = True
+) -> None:
     """Build a worker and let it work; the entry point of a process of its own."""
-    Worker(params, folders, clips, index).work()
+    Worker(params, folders, clips, shows_progress).work()

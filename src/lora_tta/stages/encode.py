@@ -1,5 +1,6 @@
 """Stage ``encode``: latents of frames 1-33 and text embeddings of every clip, once for every trial."""
 
+import json
 import sys
 
 from lora_tta.imports import without_garbage_collection
@@ -11,15 +12,19 @@ with without_garbage_collection():
     from lora_tta.errors import report_user_errors
     from lora_tta.experiment.encoding import encode_clip
     from lora_tta.experiment.lazy_model import LazyModel
-    from lora_tta.files import atomic
+    from lora_tta.files import atomic, write_text
     from lora_tta.records.clips import read_manifest
     from lora_tta.stages.model_hash import remember_model
-    from lora_tta.stages.paths import CLIPS, ENCODED
+    from lora_tta.stages.paths import CLIPS, ENCODED, ENCODING_MODEL
     from lora_tta.stages.stage_params import load_stage_params
 
 
 def main() -> None:
-    """Write ``outputs/encoded/<clip_id>.safetensors``."""
+    """Write ``outputs/encoded/<clip_id>.safetensors``, and the model's identity.
+
+    The stages after this one depend on these files, and not on the model's folder: DVC need not look at 24 GB
+    for each of them.
+    """
     params = load_stage_params()
     remember_model(params.model.path, params.cache.path)
     model = LazyModel(params.model, params.cache.path, for_encoding=True)
@@ -27,6 +32,8 @@ def main() -> None:
     with atomic(ENCODED) as folder:
         for clip in tqdm(read_manifest(CLIPS), desc="encode", unit="clip"):
             encode_clip(model, cache, CLIPS, clip, folder / f"{clip.clip_id}.safetensors")
+        identity = {"model": model.environment["model"]}
+        write_text(folder / ENCODING_MODEL.name, json.dumps(identity) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from pathlib import Path
 
 CLIPS = Path("outputs/clips")
 ENCODED = Path("outputs/encoded")
+ENCODING_MODEL = ENCODED / "model.json"
 BASELINE = Path("outputs/baseline")
 SEARCH = Path("outputs/search")
 STUDY = SEARCH / "study"
