@@ -73,7 +73,7 @@ def num_processes(asked: int | Literal["auto"], model: ModelParams, preload: str
 def take_gpu(index: int) -> None:
     """Leave this process one of the GPUs that it may use, as its first one.
 
-    Compiled code is stored with the number of its GPU, so processes with other numbers would compile anew. To be
+    Compiled code is stored with the number of its GPU, so that other numbers would compile anew. To be
     called before the process asks CUDA anything.
 
     Args:
