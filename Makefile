@@ -19,7 +19,7 @@ demo: setup pull            ## run the whole pipeline; DATA=folder takes your ow
 	@lora-tta summary
 
 test: setup                 ## the test suite; it needs nothing but this checkout
-	pytest -n 2 --dist loadfile --no-loadscope-reorder
+	pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-gpu: setup             ## the tests that need a GPU, and why any of them was skipped
 	pytest -m gpu -rs

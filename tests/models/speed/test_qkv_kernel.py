@@ -78,7 +78,7 @@ def test_heads_and_gradients(kernel, lengths, rank):
 
 
 @runs_kernels
-@pytest.mark.parametrize(("lengths", "rank"), CASES)
+@pytest.mark.parametrize(("lengths", "rank"), CASES[-2:])
 @torch.no_grad()
 def test_heads_without_gradients(kernel, lengths, rank):
     inputs = random_inputs(lengths, rank)
