@@ -55,7 +55,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--gpus", type=int, required=True, help="of this machine, the first ones; 0: the CPU")
     parser.add_argument("--folder", type=Path, default=Path("end-to-end"), help="on a disk with 50 GB free")
-    parser.add_argument("--clips", type=int, default=12)
+    parser.add_argument("--clips", type=int, default=12, help="of the search")
+    parser.add_argument("--test-clips", type=int, default=4, help="besides them")
     parser.add_argument("--trials", type=int, default=1)
     parser.add_argument("--size", type=int, nargs=2, default=(192, 336), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--set", nargs="*", default=[], metavar="SECTION.KEY=VALUE", help="changed settings")
@@ -118,9 +119,10 @@ def run_pipeline(arguments: argparse.Namespace, folder: Path, model: Path) -> It
         f"model.device={'cuda' if arguments.gpus else 'cpu'}",
         f"preprocess.height={arguments.size[0]}",
         f"preprocess.width={arguments.size[1]}",
-        f"preprocess.num_clips={arguments.clips}",
+        f"preprocess.num_clips={arguments.clips + arguments.test_clips}",
+        f"preprocess.search_clips={arguments.clips}",
         "evaluation.lpips=untrained",
-        f"search.num_clips={arguments.clips}",
+        "search.num_clips=null",
         f"search.n_trials={arguments.trials}",
         f"search.space.rank=[{RANK}]",
         f"search.space.learning_rate={LEARNING_RATES[: arguments.trials]}",
@@ -233,7 +235,7 @@ def summarize(stages: dict[str, dict], work: Path) -> dict:
     )
     window = max(worker["window"][1] for worker in workers) - min(worker["window"][0] for worker in workers)
     return {
-        "clips a trial": params["search"]["num_clips"],
+        "clips a trial": params["preprocess"]["search_clips"],
         "adaptation": adaptation,
         "generation": generation,
         "clips a second": later_clips / window,

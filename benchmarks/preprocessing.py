@@ -167,9 +167,9 @@ def decode_by_program(*videos: str) -> None:
 
 def preprocess_folder(root: Path, clip_format: ClipFormat, output: Path, workers: int) -> None:
     """The preprocess stage without its output on the terminal."""
-    params = PreprocessParams(**vars(clip_format), num_clips=None, seed=0)
+    params = PreprocessParams(**vars(clip_format), num_clips=None, search_clips=1, seed=0)
     with open(os.devnull, "w") as silence, redirect_stdout(silence), redirect_stderr(silence):
-        preprocess(DataParams(root=root, split_list=None), params, output, workers)
+        preprocess(DataParams(root=root, search_list=None, split_list=None), params, output, workers)
 
 
 def measure(name: str, run: Callable[[], None], num_clips: int, repeats: int) -> dict[str, str | list[float]]:

@@ -28,6 +28,8 @@ def test_the_repositorys_parameters_are_valid():
         (("sampler: tpe", "sampler: annealing"), "search.sampler"),
         (("max_grad_norm: 1.0", "max_grad_norm: much"), "adaptation.max_grad_norm"),
         (("rank: [4, 8, 16]", "rank: []"), "search.space.rank"),
+        (("search_clips: 4 ", "search_clips: 0 "), "preprocess.search_clips"),
+        (("search_clips: 4 ", "search_clips: 12 "), "preprocess: search_clips must be below num_clips"),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_its_key(tmp_path, change, named):
@@ -35,6 +37,11 @@ def test_a_wrong_value_is_one_line_that_names_its_key(tmp_path, change, named):
     with pytest.raises(UserError, match=named) as error:
         load_params(written(tmp_path, TEXT.replace(*change)))
     assert "\n" not in str(error.value)
+
+
+def test_without_a_number_of_clips_that_of_the_search_is_free(tmp_path):
+    text = TEXT.replace("num_clips: 12 ", "num_clips: null ").replace("search_clips: 4 ", "search_clips: 99 ")
+    assert load_params(written(tmp_path, text)).preprocess.search_clips == 99
 
 
 PROCESSES = "  processes: auto "

@@ -62,21 +62,37 @@ class Section(BaseModel):
 
 
 class DataParams(Section):
-    """Where the raw clips are (UCF-101 layout or any folder of videos) and which official list to keep to."""
+    """Where the raw clips are (UCF-101 layout or any folder of videos) and which official lists to keep to.
+
+    Without ``search_list`` it is drawn which clips are for the search and which for the test; ``split_list``
+    alone names the clips to draw from. With ``search_list`` its clips are for the search, and those of
+    ``split_list`` for the test, or all others without ``split_list``.
+    """
 
     root: Path
+    search_list: Path | None
     split_list: Path | None
 
 
 class PreprocessParams(Section):
-    """Raw clips to 65-frame H.264 clips; sizes in pixels, ``fps`` in frames per second."""
+    """Raw clips to 65-frame H.264 clips; sizes in pixels, ``fps`` in frames per second.
+
+    ``num_clips`` counts all clips, and ``search_clips`` those of them that are for the search.
+    """
 
     height: Annotated[int, Field(ge=32, multiple_of=16)]
     width: Annotated[int, Field(ge=32, multiple_of=16)]
     fps: PositiveInt
     window: Literal["first", "middle"]
     num_clips: PositiveInt | None
+    search_clips: PositiveInt
     seed: NonNegativeInt
+
+    @model_validator(mode="after")
+    def _clips_are_left_for_the_test(self) -> Self:
+        if self.num_clips is not None and self.search_clips >= self.num_clips:
+            raise ValueError(f"search_clips must be below num_clips ({self.num_clips}): the rest is the test")
+        return self
 
 
 class ModelParams(Section):

@@ -10,7 +10,7 @@ from lora_tta.stages import search
 def started(workspace, monkeypatch):
     """What the command starts, instead of starting it: the place and the number of workers."""
     begun = []
-    monkeypatch.setattr(search, "read_manifest", lambda folder: [])
+    monkeypatch.setattr(search, "read_manifest", lambda folder, split: [split])
     monkeypatch.setattr(search, "run_worker_here", lambda *_: begun.append(("here", 1)))
     monkeypatch.setattr(search, "run_local_workers", lambda *given: begun.append(("processes", given[-1])))
     monkeypatch.setattr(search, "run_slurm_workers", lambda *given: begun.append(("jobs", given[-2])))

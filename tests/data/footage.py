@@ -9,7 +9,9 @@ import numpy as np
 CLIPS = Path(__file__).parent / "clips"
 
 
-def moving_frames(num_frames: int, height: int = 96, width: int = 128, seed: int = 0) -> np.ndarray:
+def moving_frames(
+    num_frames: int, height: int = 96, width: int = 128, seed: int | tuple[int, ...] = 0
+) -> np.ndarray:
     """Smooth coloured waves that move and brighten, so that no two frames are alike: (T, H, W, 3) uint8."""
     phase = np.random.default_rng(seed).uniform(0, 6, 3)
     y, x = np.mgrid[0:height, 0:width]
@@ -54,9 +56,9 @@ def encode(
 
 
 def make_ucf_folder(root: Path, classes: dict[str, int]) -> Path:
-    """A folder in UCF-101's layout and format: {"Archery": 3} is three 80-frame clips of a class."""
-    for class_name, num_clips in classes.items():
+    """A folder in UCF-101's layout and format: {"Archery": 3} is three unlike 80-frame clips of a class."""
+    for index, (class_name, num_clips) in enumerate(classes.items()):
         for number in range(1, num_clips + 1):
             path = root / class_name / f"v_{class_name}_g{number:02}_c01.avi"
-            encode(path, moving_frames(80, 48, 64, seed=number), fps=25)
+            encode(path, moving_frames(80, 48, 64, seed=(number, index)), fps=25)
     return root

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import shutil
+from collections import Counter, defaultdict
 
 import pytest
 from footage import CLIPS, encode, make_ucf_folder, moving_frames
@@ -12,12 +13,24 @@ from lora_tta.errors import UserError
 from lora_tta.records.clips import read_manifest
 
 
-def params(num_clips=None, seed=0) -> PreprocessParams:
-    return PreprocessParams(height=32, width=48, fps=24, window="first", num_clips=num_clips, seed=seed)
+def params(num_clips=None, seed=0, search_clips=1) -> PreprocessParams:
+    return PreprocessParams(
+        height=32,
+        width=48,
+        fps=24,
+        window="first",
+        num_clips=num_clips,
+        search_clips=search_clips,
+        seed=seed,
+    )
 
 
-def data(root, split_list=None) -> DataParams:
-    return DataParams(root=root, split_list=split_list)
+def data(root, split_list=None, search_list=None) -> DataParams:
+    return DataParams(root=root, search_list=search_list, split_list=split_list)
+
+
+def ids(folder, split=None):
+    return sorted(clip.clip_id for clip in read_manifest(folder, split))
 
 
 def contents(folder):
@@ -38,7 +51,7 @@ def ucf(tmp_path_factory):
 def test_clips_manifest_and_companion(ucf, tmp_path, capsys):
     summary = preprocess(data(ucf), params(), tmp_path, workers=1)
     clips = read_manifest(tmp_path)
-    assert [clip.class_name for clip in clips[:3]] == ["Archery", "Biking", "Diving"]
+    assert {clip.class_name for clip in clips[:4]} == {"Archery", "Biking", "Diving"}
     assert len(clips) == summary.accepted == 9
     for clip in clips:
         assert clip.sha256 == hashlib.sha256((tmp_path / clip.file_name).read_bytes()).hexdigest()
@@ -55,7 +68,10 @@ def test_clips_manifest_and_companion(ucf, tmp_path, capsys):
     }
     assert all(entry["detail"] for entry in companion["clips"])
     printed = capsys.readouterr().out
-    assert printed == "preprocess: 9 clips; rejected: 1 too_short, 1 truncated, 1 unreadable\n"
+    assert printed == (
+        "preprocess: 9 clips; rejected: 1 too_short, 1 truncated, 1 unreadable; "
+        "1 for the search, 8 for the test\n"
+    )
 
 
 def test_real_files_of_several_codecs(tmp_path):
@@ -66,16 +82,17 @@ def test_real_files_of_several_codecs(tmp_path):
 
 def test_the_number_of_workers_changes_nothing(ucf, tmp_path):
     for workers in (1, 2):
-        preprocess(data(ucf), params(num_clips=5), tmp_path / str(workers), workers=workers)
+        preprocess(data(ucf), params(num_clips=5, search_clips=2), tmp_path / str(workers), workers=workers)
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_rejected_clips_are_replaced_within_their_class(ucf, tmp_path, seed):
     preprocess(data(ucf), params(num_clips=3, seed=seed), tmp_path, workers=1)
-    clips = read_manifest(tmp_path)
-    assert [clip.class_name for clip in clips] == ["Archery", "Biking", "Diving"]
-    assert clips[0].clip_id == "v_Archery_g04_c01"
+    clips = {clip.class_name: clip for clip in read_manifest(tmp_path)}
+    assert clips.keys() == {"Archery", "Biking", "Diving"}
+    assert clips["Archery"].clip_id == "v_Archery_g04_c01"
+    assert Counter(clip.split for clip in clips.values()) == {"search": 1, "test": 2}
 
 
 def test_what_a_former_run_left_is_removed(ucf, tmp_path):
@@ -111,3 +128,178 @@ def test_nothing_accepted_is_a_user_error_that_leaves_the_reasons(tmp_path):
         preprocess(data(tmp_path / "raw"), params(), tmp_path / "out", workers=1)
     assert json.loads((tmp_path / "out" / "rejected.json").read_text())["rejected"] == {"too_short": 1}
     assert not (tmp_path / "out" / "manifest.csv").exists()
+
+
+def make_videos(root, *names, seed=0):
+    """A video for each name, all with different pictures."""
+    for number, name in enumerate(names):
+        encode(root / name, moving_frames(70, 32, 48, seed=100 * seed + number), fps=25)
+    return root
+
+
+def test_groups_and_copies_are_in_one_part(tmp_path):
+    """Groups of two clips, a copy of a clip under its own name, and the same pictures in two containers."""
+    root = make_videos(
+        tmp_path / "raw",
+        *(
+            f"{name}/v_{name}_g{group:02}_c{number:02}.avi"
+            for name in ("Archery", "Biking")
+            for group in (1, 2)
+            for number in (1, 2)
+        ),
+    )
+    shutil.copy(root / "Archery/v_Archery_g01_c01.avi", root / "copy.avi")
+    frames = moving_frames(70, 32, 48, seed=77)
+    for suffix, codec in ((".mkv", "ffv1"), (".avi", "ffv1")):
+        encode(root / f"film{suffix}", frames, codec=codec, options={})
+    expected = {
+        "Archery/g01": ["copy", "v_Archery_g01_c01", "v_Archery_g01_c02"],
+        "Archery/g02": ["v_Archery_g02_c01", "v_Archery_g02_c02"],
+        "Biking/g01": ["v_Biking_g01_c01", "v_Biking_g01_c02"],
+        "Biking/g02": ["v_Biking_g02_c01", "v_Biking_g02_c02"],
+        "film.avi": ["film", "film.mkv"],
+    }
+    for search_clips in range(1, 9):
+        preprocess(data(root), params(search_clips=search_clips), tmp_path / "out", workers=1)
+        groups, splits = defaultdict(list), defaultdict(set)
+        for clip in read_manifest(tmp_path / "out"):
+            groups[clip.group].append(clip.clip_id)
+            splits[clip.group].add(clip.split)
+        assert {name: sorted(members) for name, members in groups.items()} == expected
+        assert all(len(parts) == 1 for parts in splits.values())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_search_has_clips_of_all_classes(ucf, tmp_path, seed):
+    preprocess(data(ucf), params(search_clips=3, seed=seed), tmp_path, workers=1)
+    assert [clip.class_name for clip in read_manifest(tmp_path, "search")] == ["Archery", "Biking", "Diving"]
+    test = read_manifest(tmp_path, "test")
+    assert [clip.class_name for clip in test] == 3 * ["Biking", "Diving"]
+
+
+def test_the_split_depends_on_the_accepted_clips_alone(ucf, tmp_path):
+    """Broken videos are tried in vain or are not even there."""
+    for name in ("with", "without"):
+        shutil.copytree(ucf, tmp_path / name)
+    for number in (1, 2, 3):
+        (tmp_path / "without" / "Archery" / f"v_Archery_g{number:02}_c01.avi").unlink()
+    for seed in range(3):
+        for name in ("with", "without"):
+            settings = params(search_clips=4, seed=seed)
+            preprocess(data(tmp_path / name), settings, tmp_path / f"out-{name}", workers=1)
+        assert read_manifest(tmp_path / "out-with") == read_manifest(tmp_path / "out-without")
+
+
+def test_the_line_tells_when_groups_make_the_number_impossible(tmp_path, capsys):
+    names = [f"Archery/v_Archery_g{group:02}_c{number:02}.avi" for group in (1, 2) for number in (1, 2)]
+    root = make_videos(tmp_path / "raw", *names)
+    preprocess(data(root), params(search_clips=3), tmp_path / "out", workers=1)
+    assert capsys.readouterr().out == (
+        "preprocess: 4 clips; rejected: none; 2 for the search "
+        "(3 asked for: groups stay whole, and some clips are left for the test), 2 for the test\n"
+    )
+
+
+def test_all_clips_of_a_single_group_are_for_the_test(tmp_path, capsys):
+    names = [f"Archery/v_Archery_g01_c{number:02}.avi" for number in (1, 2)]
+    root = make_videos(tmp_path / "raw", *names)
+    preprocess(data(root), params(), tmp_path / "out", workers=1)
+    assert [clip.split for clip in read_manifest(tmp_path / "out")] == ["test", "test"]
+    assert capsys.readouterr().out == (
+        "preprocess: 2 clips; rejected: none; 0 for the search "
+        "(1 asked for: all clips are of one group, so the search will have none), 2 for the test\n"
+    )
+
+
+class TestOfficialLists:
+    """``search_list`` and ``split_list`` make the split."""
+
+    @pytest.fixture
+    def lists(self, tmp_path):
+        def write(search, test=None):
+            paths = []
+            for name, listed in (("trainlist01.txt", search), ("testlist01.txt", test)):
+                paths.append(tmp_path / name if listed else None)
+                if listed:
+                    paths[-1].write_text("\n".join(f"{each.split('_')[1]}/{each}.avi" for each in listed))
+            return {"search_list": paths[0], "split_list": paths[1]}
+
+        return write
+
+    def test_both_lists(self, ucf, lists, tmp_path, capsys):
+        search = ["v_Biking_g01_c01", "v_Biking_g02_c01", "v_Diving_g01_c01", "v_Diving_g02_c01"]
+        test = ["v_Archery_g04_c01", "v_Biking_g03_c01", "v_Diving_g03_c01", "v_Diving_g09_c01"]
+        named = lists(search, test)
+        summary = preprocess(data(ucf, **named), params(search_clips=9), tmp_path / "out", workers=1)
+        assert ids(tmp_path / "out", "search") == search
+        assert ids(tmp_path / "out", "test") == test[:3]
+        assert summary.listed_but_missing == 1
+        assert (
+            f"4 for the search (9 asked for: {named['search_list']} gives no more)" in capsys.readouterr().out
+        )
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_clips_are_drawn_from_both_and_stratified_in_each(self, ucf, lists, tmp_path, seed):
+        search = ["v_Biking_g01_c01", "v_Biking_g02_c01", "v_Diving_g01_c01", "v_Diving_g02_c01"]
+        test = ["v_Biking_g03_c01", "v_Biking_g04_c01", "v_Diving_g03_c01", "v_Diving_g04_c01"]
+        settings = params(num_clips=4, search_clips=2, seed=seed)
+        for workers in (1, 2):
+            preprocess(data(ucf, **lists(search, test)), settings, tmp_path / str(workers), workers=workers)
+        assert contents(tmp_path / "1") == contents(tmp_path / "2")
+        for split, listed in (("search", search), ("test", test)):
+            clips = read_manifest(tmp_path / "1", split)
+            assert {clip.clip_id for clip in clips} < set(listed)
+            assert [clip.class_name for clip in clips] == ["Biking", "Diving"]
+
+    def test_rejected_clips_are_replaced_from_their_list(self, ucf, lists, tmp_path):
+        search = [f"v_Archery_g{number:02}_c01" for number in (1, 2, 3, 4)]
+        test = ["v_Biking_g01_c01", "v_Biking_g02_c01"]
+        settings = params(num_clips=2, search_clips=1)
+        preprocess(data(ucf, **lists(search, test)), settings, tmp_path / "out", workers=1)
+        assert ids(tmp_path / "out", "search") == ["v_Archery_g04_c01"]
+        assert len(ids(tmp_path / "out", "test")) == 1
+
+    def test_without_a_list_for_the_test_all_others_are(self, ucf, lists, tmp_path):
+        search = ["v_Biking_g01_c01", "v_Diving_g01_c01"]
+        preprocess(data(ucf, **lists(search)), params(search_clips=2), tmp_path / "out", workers=1)
+        assert ids(tmp_path / "out", "search") == search
+        assert len(ids(tmp_path / "out", "test")) == 7
+
+    def test_a_group_that_lists_divide_is_an_error_before_any_work(self, ucf, lists, tmp_path):
+        root = tmp_path / "raw"
+        shutil.copytree(ucf, root)
+        shutil.copy(root / "Biking/v_Biking_g01_c01.avi", root / "Biking/v_Biking_g01_c02.avi")
+        named = lists(["v_Biking_g01_c01"], ["v_Diving_g01_c01", "v_Biking_g01_c02"])
+        with pytest.raises(UserError, match=r"trainlist01.txt and .*testlist01.txt divide a group") as error:
+            preprocess(data(root, **named), params(), tmp_path / "out", workers=1)
+        assert "Biking/v_Biking_g01_c01.avi and Biking/v_Biking_g01_c02.avi" in str(error.value)
+        assert "\n" not in str(error.value)
+        assert not (tmp_path / "out").exists()
+
+    def test_a_clip_in_both_lists_is_an_error(self, ucf, lists, tmp_path):
+        named = lists(["v_Biking_g01_c01"], ["v_Diving_g01_c01", "v_Biking_g01_c01"])
+        with pytest.raises(UserError, match="divide a group"):
+            preprocess(data(ucf, **named), params(), tmp_path / "out", workers=1)
+
+    def test_a_copy_in_the_other_list_is_an_error(self, ucf, lists, tmp_path):
+        root = tmp_path / "raw"
+        shutil.copytree(ucf, root)
+        shutil.copy(root / "Biking/v_Biking_g01_c01.avi", root / "Diving/v_Diving_g09_c01.avi")
+        named = lists(["v_Biking_g01_c01"], ["v_Diving_g09_c01"])
+        with pytest.raises(UserError, match="show the same footage"):
+            preprocess(data(root, **named), params(), tmp_path / "out", workers=1)
+        assert not (tmp_path / "out" / "manifest.csv").exists()
+
+    def test_lists_that_leave_a_part_nothing_are_errors(self, ucf, lists, tmp_path):
+        everything = [
+            f"v_{name}_g{n:02}_c01" for name in ("Archery", "Biking", "Diving") for n in (1, 2, 3, 4)
+        ]
+        broken = [f"v_Archery_g{number:02}_c01" for number in (1, 2, 3)]
+        for search, test, message in (
+            (["v_Golf_g01_c01"], ["v_Biking_g01_c01"], "none of the clips listed in .*trainlist01.txt"),
+            (["v_Biking_g01_c01"], ["v_Golf_g01_c01"], "none of the clips listed in .*testlist01.txt"),
+            (everything, None, "leave some for the test"),
+            (["v_Biking_g01_c01"], broken, "gives a clip for the test"),
+        ):
+            with pytest.raises(UserError, match=message):
+                preprocess(data(ucf, **lists(search, test)), params(), tmp_path / "out", workers=1)

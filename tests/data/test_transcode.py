@@ -1,4 +1,5 @@
 import hashlib
+import shutil
 import subprocess
 import sys
 from fractions import Fraction
@@ -12,18 +13,18 @@ from footage import CLIPS, encode, moving_frames
 from lora_tta.data.transcode import ClipFormat, Reason, Rejection, transcode
 from lora_tta.data.ucf101 import Source
 from lora_tta.data.video import read_video
-from lora_tta.records.clips import Clip
+from lora_tta.records.clips import Cut
 
 FORMAT = ClipFormat(height=96, width=128, fps=24, window="first")
 FILM_RATE = Fraction(30000, 1001)
 
 
-def run(path: Path, output: Path, clip_format: ClipFormat = FORMAT) -> Clip | Rejection:
+def run(path: Path, output: Path, clip_format: ClipFormat = FORMAT) -> Cut | Rejection:
     output.mkdir(exist_ok=True)
     return transcode(Source(path, "PlayingCello", path.stem), path.parent, output, clip_format)
 
 
-def shown(output: Path, clip: Clip, source: np.ndarray) -> list[int]:
+def shown(output: Path, clip: Cut, source: np.ndarray) -> list[int]:
     """Which frame of the source each frame of the clip shows."""
     frames = read_video(output / clip.file_name).astype(np.float32)
     return [int(np.square(source - frame).mean(axis=(1, 2, 3)).argmin()) for frame in frames]
@@ -107,6 +108,27 @@ def test_the_clip_is_visually_lossless(tmp_path):
     assert (10 * np.log10(255**2 / np.square(error).mean(axis=(1, 2, 3))) > 42).all()
 
 
+def test_the_hash_of_the_frames_knows_the_same_pictures_in_any_file(tmp_path):
+    """Other containers, lossless codecs, names and frames after the window; not another frame in it."""
+    lossless = {"codec": "ffv1", "options": {}}
+    source = moving_frames(70)
+    first = run(encode(tmp_path / "a.avi", source, **lossless), tmp_path / "out")
+    other_end = source.copy()
+    other_end[66:] = 0
+    other_frame = source.copy()
+    other_frame[64, :8, :8] = 0
+    shutil.copy(tmp_path / "a.avi", tmp_path / "b.mkv")
+    same = [
+        tmp_path / "b.mkv",
+        encode(tmp_path / "c.mkv", source, **lossless),
+        encode(tmp_path / "d.mkv", source, codec="libx264", options={"qp": "0"}),
+        encode(tmp_path / "e.avi", other_end, **lossless),
+    ]
+    assert {run(path, tmp_path / "out").frames_sha256 for path in same} == {first.frames_sha256}
+    other = run(encode(tmp_path / "f.avi", other_frame, **lossless), tmp_path / "out")
+    assert other.frames_sha256 != first.frames_sha256
+
+
 def test_rotated_video_is_turned_upright(tmp_path):
     path = tmp_path / "v.mp4"
     frames = np.zeros((65, 32, 64, 3), np.uint8)
@@ -162,7 +184,7 @@ def test_damage_within_the_window_is_unreadable_and_after_it_harmless(tmp_path):
     with av.open(str(path)) as container:
         positions = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
     data = path.read_bytes()
-    for frame, expected in ((30, Rejection), (120, Clip)):
+    for frame, expected in ((30, Rejection), (120, Cut)):
         position, size = positions[frame]
         noise = np.random.default_rng(0).bytes(size - 8)
         path.write_bytes(data[: position + 8] + noise + data[position + size :])

@@ -1,7 +1,16 @@
+from pathlib import Path
+
 import pytest
 from footage import CLIPS
 
-from lora_tta.data.ucf101 import caption_of, class_of, find_videos, read_split_list, select_listed
+from lora_tta.data.ucf101 import (
+    caption_of,
+    class_of,
+    find_videos,
+    group_of,
+    read_split_list,
+    select_listed,
+)
 from lora_tta.errors import UserError
 
 
@@ -59,6 +68,20 @@ def test_flat_folder_of_real_clips():
 )
 def test_class_of_a_path(tmp_path, name, class_name):
     assert class_of(tmp_path / name, tmp_path) == class_name
+
+
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [
+        ("Archery/v_Archery_g07_c02.avi", "g07"),
+        ("v_BoxingSpeedBag_g25_c01.mp4", "g25"),
+        ("v_Archery_g7_c2.avi", "g07"),
+        ("surfing/g07_c02.mp4", None),
+        ("surfing/v_Archery_g07.mp4", None),
+    ],
+)
+def test_group_of_a_path(name, group):
+    assert group_of(Path(name)) == group
 
 
 def test_clip_ids_are_unique_file_names(tmp_path):

@@ -32,6 +32,9 @@ CLIP = {
     "height": 32,
     "width": 48,
     "sha256": "0" * 64,
+    "frames_sha256": "2" * 64,
+    "group": "Sliding/g01",
+    "split": "test",
 }
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml").model_dump()
 ENVIRONMENT = {
@@ -152,6 +155,7 @@ def test_a_conditionings_key_holds_the_gpu_the_known_frames_and_the_caption_but_
         ({"sha256": "1" * 64}, {RESULT}),  # later frames: earlier ones change the conditioning
         ({"clip_id": "another"}, EVERY),  # by the seeds
         ({"source": "elsewhere.avi", "source_frames": 90, "source_fps": 30.0}, set()),
+        ({"frames_sha256": "3" * 64, "group": "elsewhere.avi", "split": "search"}, set()),
     ],
 )
 def test_of_the_clip_only_what_the_work_is_given_counts(changed, clip, parts):

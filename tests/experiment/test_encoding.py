@@ -11,7 +11,9 @@ from lora_tta.experiment.encoding import encode_clip
 from lora_tta.experiment.lazy_model import LazyModel
 from lora_tta.records.clips import Clip
 
-CLIP = Clip("v_Sliding_g01_c01", "Sliding", "sliding", "raw.avi", 65, 24.0, 0, 65, 24, 32, 48, "")
+CLIP = Clip(
+    "v_Sliding_g01_c01", "Sliding", "sliding", "a.avi", 65, 24.0, 0, 65, 24, 32, 48, "", "", "", "test"
+)
 
 
 @pytest.fixture

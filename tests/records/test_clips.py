@@ -3,10 +3,10 @@ import dataclasses
 import pytest
 
 from lora_tta.errors import UserError
-from lora_tta.records.clips import Clip, read_manifest, write_manifest
+from lora_tta.records.clips import Clip, Split, read_manifest, write_manifest
 
 
-def clip(class_name: str, number: int) -> Clip:
+def clip(class_name: str, number: int, split: Split = "test") -> Clip:
     return Clip(
         clip_id=f"v_{class_name}_g{number:02}_c01",
         class_name=class_name,
@@ -20,6 +20,9 @@ def clip(class_name: str, number: int) -> Clip:
         height=192,
         width=336,
         sha256="0" * 64,
+        frames_sha256="1" * 64,
+        group=f"{class_name}/g{number:02}",
+        split=split,
     )
 
 
@@ -43,6 +46,31 @@ def test_first_rows_are_spread_over_classes_whatever_the_order_given(tmp_path):
     assert orders[0][0] == ("Archery", "g01")
 
 
+def test_each_split_is_read_alone_in_the_manifests_order_with_its_classes_interleaved(tmp_path):
+    splits: dict[tuple[str, int], Split] = {
+        ("Archery", 1): "test",
+        ("Archery", 2): "search",
+        ("Archery", 3): "search",
+        ("Archery", 4): "test",
+        ("Biking", 1): "test",
+        ("Biking", 2): "test",
+        ("Biking", 3): "search",
+    }
+    write_manifest(tmp_path, [clip(*key, split) for key, split in splits.items()])
+    read = {
+        part: [(row.class_name, int(row.clip_id[-6:-4])) for row in read_manifest(tmp_path, part)]
+        for part in (None, "search", "test")
+    }
+    assert read["search"] == [("Archery", 2), ("Biking", 3), ("Archery", 3)]
+    assert read["test"] == [("Archery", 1), ("Biking", 1), ("Archery", 4), ("Biking", 2)]
+    assert read[None] == read["search"] + read["test"]
+
+
+def test_a_split_without_clips_is_empty(tmp_path):
+    write_manifest(tmp_path, [clip("Archery", 1)])
+    assert read_manifest(tmp_path, "search") == []
+
+
 def test_no_manifest_says_to_run_preprocess(tmp_path):
     with pytest.raises(UserError, match="run preprocess"):
         read_manifest(tmp_path)
@@ -55,9 +83,12 @@ def test_a_manifest_with_other_columns_or_values_is_refused(tmp_path):
     path.write_text(good.replace("class_name", "label"))
     with pytest.raises(UserError, match="columns"):
         read_manifest(tmp_path)
-    path.write_text(good.replace(",164,", ",many,"))
-    with pytest.raises(UserError, match="damaged"):
-        read_manifest(tmp_path)
+    for damaged in (good.replace(",164,", ",many,"), good.replace(",test\n", ",validation\n")):
+        assert damaged != good
+        path.write_text(damaged)
+        for split in (None, "search"):
+            with pytest.raises(UserError, match="damaged"):
+                read_manifest(tmp_path, split)
 
 
 def test_a_clip_is_immutable_and_names_its_file():

@@ -14,7 +14,7 @@ from lora_tta.data.video import write_video
 from lora_tta.errors import UserError
 from lora_tta.experiment.export import export_tables
 from lora_tta.experiment.failures import read_failures, write_failures
-from lora_tta.records.clips import Clip
+from lora_tta.records.clips import Clip, write_manifest
 from lora_tta.records.outcome import ClipFailure
 from lora_tta.records.results import write_costs, write_results
 from lora_tta.stages import evaluate
@@ -35,8 +35,12 @@ PARAMS_FILE = Path(__file__).parents[2] / "params.yaml"
 REASON = 'the loss is nan, "at" step 3 <of 5>'
 
 
+def clip(clip_id: str) -> Clip:
+    return Clip(clip_id, "Class", "class", "a.avi", 65, 24.0, 0, 65, 24, 32, 48, "0", "0", "a.avi", "test")
+
+
 def failure(clip_id: str, reason: str = REASON) -> ClipFailure:
-    return ClipFailure(Clip(clip_id, "Class", "class", "a.avi", 65, 24.0, 0, 65, 24, 32, 48, "0"), reason)
+    return ClipFailure(clip(clip_id), reason)
 
 
 def test_the_list_of_failed_clips_comes_back_as_it_was_written(tmp_path):
@@ -74,6 +78,7 @@ def finished_run(tmp_path, monkeypatch, tiny_model):
         for name in "abcd":
             folder.mkdir(parents=True, exist_ok=True)
             write_video(folder / f"{name}.mp4", np.zeros((65, 32, 48, 3), np.uint8), fps=24)
+    write_manifest(CLIPS, [clip(name) for name in "abcd"])
     BEST.parent.mkdir(parents=True)
     BEST.write_text(json.dumps({"trial": 1, "trials": 2, "point": {"rank": 8}}))
     pd.DataFrame({"trial": [0, 1], "psnr": [15.0, 16.0]}).to_csv(TRIALS, index=False)
@@ -92,7 +97,7 @@ def test_a_clip_that_failed_in_one_arm_is_left_out_of_both_and_listed_in_the_rep
 def test_the_summary_counts_the_clips_that_were_compared(finished_run, capsys):
     evaluate.main()
     assert command(["summary"]) == 0
-    assert "2 clips (2 failed and left out), best of 2 trials: rank 8" in capsys.readouterr().out
+    assert "2 test clips (2 failed and left out), best of 2 trials: rank 8" in capsys.readouterr().out
 
 
 def test_of_two_equal_runs_only_the_costs_differ(finished_run):

@@ -73,6 +73,7 @@ def context(videos) -> ReportContext:
         baseline=baseline,
         adapted=adapted,
         comparisons=compare(baseline, adapted, samples=500, seed=0),
+        search_comparisons={},
         videos={result.clip_id: videos for result in baseline},
         max_videos=3,
         fps=24,
@@ -305,3 +306,17 @@ def test_costs_of_different_devices_are_not_set_side_by_side(tmp_path):
     assert "baseline.generate_seconds_per_clip" in same
     assert "not compared" in other
     assert "baseline.generate_seconds_per_clip" not in other
+
+
+def test_the_clips_that_chose_the_settings_stand_apart_and_are_called_so(context, tmp_path):
+    chose = [make_result("chosen_by", 15)], [make_result("chosen_by", 22.25)]
+    write_report(
+        tmp_path / "report.html", replace(context, search_comparisons=compare(*chose, samples=10, seed=0))
+    )
+    source = (tmp_path / "report.html").read_text()
+    lead = source[source.index('class="lead"') : source.index("<h2>Result")]
+    assert "over 5 test clips" in lead
+    assert "7.25" not in lead
+    apart = source[source.index("The clips that chose the settings") :]
+    assert "+7.25" in apart[: apart.index("<h2>")]
+    assert "chosen_by" not in source

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ class Search:
     def __init__(self, params: Params, folder: Path, videos: list[np.ndarray], database: Path):
         values = params.model_dump()
         values["tracking"] |= {"uri": f"sqlite:///{folder}/mlflow.db", "artifact_root": folder / "artifacts"}
-        self.params, self.clips = prepare_clips(Params.model_validate(values), folder, videos)
+        self.params, clips = prepare_clips(Params.model_validate(values), folder, videos)
+        self.clips = [replace(clip, split="search") for clip in clips]
         shutil.copy(database, folder / "mlflow.db")
         self.folders = SearchFolders(folder / "clips", folder / "encoded", folder / "study")
 

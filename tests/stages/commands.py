@@ -25,7 +25,8 @@ TRACKED = (
 )
 # Assignments of `lora-tta params` that make a run of all stages small.
 SMALL_RUN = [
-    "preprocess.num_clips=2",
+    "preprocess.num_clips=3",
+    "preprocess.search_clips=1",
     "preprocess.height=32",
     "preprocess.width=48",
     "generation.num_inference_steps=2",
@@ -33,7 +34,6 @@ SMALL_RUN = [
     "evaluation.bootstrap_samples=100",
     "workers.processes=1",
     "search.n_trials=2",
-    "search.num_clips=1",
 ]
 
 

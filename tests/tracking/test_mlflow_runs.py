@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -44,7 +45,7 @@ def outcome_of(folder: Path, clip_id: str, psnr: float, adapted: bool = True) ->
         (adapter / "adapter_model.safetensors").write_bytes(b"weights")
     summary = {"psnr": psnr, "ssim": 0.5, "lpips_untrained": 0.1, "temporal_consistency": 30.0}
     return ClipOutcome(
-        clip=Clip(clip_id, "Class", "class", "a.avi", 65, 24.0, 0, 65, 24, 32, 48, "0"),
+        clip=Clip(clip_id, "Class", "class", "a.avi", 65, 24.0, 0, 65, 24, 32, 48, "0", "0", "a.avi", "test"),
         result=ClipResult(
             clip_id=clip_id,
             class_name="Class",
@@ -151,6 +152,17 @@ def test_the_gain_over_the_baseline_is_that_on_the_same_clips(experiment_id, tmp
         log_summary(run_id, adapted, baseline)
     metrics = mlflow.MlflowClient().get_run(run_id).data.metrics
     assert (metrics["psnr"], metrics["psnr_gain"]) == (25, 1)
+
+
+def test_means_over_the_clips_that_chose_the_settings_have_names_of_their_own(experiment_id, tmp_path):
+    outcomes = [outcome_of(tmp_path, name, psnr) for name, psnr in (("a", 40.0), ("b", 20.0), ("c", 22.0))]
+    outcomes[0] = replace(outcomes[0], clip=replace(outcomes[0].clip, split="search"))
+    with tracked_run(experiment_id, "final", "final") as run_id:
+        log_summary(run_id, outcomes)
+    metrics = mlflow.MlflowClient().get_run(run_id).data.metrics
+    assert (metrics["psnr"], metrics["search_clips/psnr"]) == (21, 40)
+    table = mlflow.load_table("clips.json", run_ids=[run_id])
+    assert table["split"].tolist() == ["search", "test", "test"]
 
 
 def test_trials_are_children_of_their_study(experiment_id):

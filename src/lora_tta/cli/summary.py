@@ -17,6 +17,7 @@ from lora_tta.stages.paths import (
     EVALUATE,
     METRICS,
     REPORT,
+    SEARCH_CLIPS_METRICS,
 )
 
 
@@ -43,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
         read_failures(BASELINE) | read_failures(ADAPT),
     )
     left_out = f" ({len(failures)} failed and left out)" if failures else ""
-    print(f"{clips} clips{left_out}, best of {best['trials']} trials: {describe(best['point'])}\n")
+    print(f"{clips} test clips{left_out}, best of {best['trials']} trials: {describe(best['point'])}\n")
     header = f"{'generated frames':<27}{'baseline':>10}{'adapted':>10}{'difference':>12}  "
     print(f"{header}{'95 % interval':<20}improved")
     for name, values in comparisons.items():
@@ -56,6 +57,13 @@ def run(arguments: argparse.Namespace) -> None:
             f"{metric(name).title:<27}{values['baseline']:>10.4f}{values['adapted']:>10.4f}"
             f"{values['difference']:>+12.4f}  {interval:<20}{values['share_improved']:>7.0%}"
         )
+    searched = json.loads(SEARCH_CLIPS_METRICS.read_text())
+    if searched:
+        count = next(iter(searched.values()))["clips"]
+        gains = ", ".join(
+            f"{metric(name).label} {values['difference']:+.4f}" for name, values in searched.items()
+        )
+        print(f"\non the {count} clips that chose the settings: {gains}")
     _print_costs(failures)
     print(f"\nreport: {REPORT}\nplots:  {EVALUATE}, or `dvc plots show`\ncompare trials: make ui")
 

@@ -3,6 +3,7 @@
 This is what a worker process runs, so it imports nothing heavier than PyAV and NumPy.
 """
 
+import hashlib
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from lora_tta.data.scaling import FrameScaler
 from lora_tta.data.ucf101 import Source, caption_of
 from lora_tta.data.video import encode_h264
 from lora_tta.files import file_sha256
-from lora_tta.records.clips import NUM_FRAMES, Clip
+from lora_tta.records.clips import NUM_FRAMES, Cut
 
 # Containers round time stamps, Matroska to a millisecond: a frame counts as on time up to this.
 _TIME_TOLERANCE = Fraction(1, 1000)
@@ -73,7 +74,7 @@ class _RejectedError(Exception):
         self.reason, self.detail = reason, detail
 
 
-def transcode(source: Source, root: Path, output: Path, clip_format: ClipFormat) -> Clip | Rejection:
+def transcode(source: Source, root: Path, output: Path, clip_format: ClipFormat) -> Cut | Rejection:
     """Write ``output/<clip_id>.mp4`` atomically, or tell why the source cannot give a clip.
 
     The window is chosen by time stamps alone, never by content. Errors of the output folder are raised.
@@ -87,7 +88,7 @@ def transcode(source: Source, root: Path, output: Path, clip_format: ClipFormat)
         return Rejection(relative, rejected.reason, rejected.detail)
     path = output / f"{source.clip_id}.mp4"
     encode_h264(path, frames, clip_format.fps, clip_format.height, clip_format.width, colorspace)
-    return Clip(
+    return Cut(
         clip_id=source.clip_id,
         class_name=source.class_name,
         caption=caption_of(source.class_name),
@@ -100,7 +101,16 @@ def transcode(source: Source, root: Path, output: Path, clip_format: ClipFormat)
         height=clip_format.height,
         width=clip_format.width,
         sha256=file_sha256(path),
+        frames_sha256=frames_sha256(frames),
     )
+
+
+def frames_sha256(frames: Iterable[av.VideoFrame]) -> str:
+    """SHA-256 of the pixels of frames, in hexadecimal digits; neither times nor the colour matrix count."""
+    digest = hashlib.sha256()
+    for frame in frames:
+        digest.update(frame.to_ndarray().tobytes())
+    return digest.hexdigest()
 
 
 def read_timing(path: Path) -> Timing:

@@ -6,14 +6,14 @@ Any other folder of videos can be read as well.
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from lora_tta.errors import UserError
 
 VIDEO_SUFFIXES = frozenset(
     {".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".ogv"}
 )
-_UCF_STEM = re.compile(r"v_(?P<class_name>\w+)_g\d+_c\d+")
+_UCF_STEM = re.compile(r"v_(?P<class_name>\w+)_g(?P<group>\d+)_c\d+")
 _CASE_BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
@@ -46,6 +46,15 @@ def class_of(path: Path, root: Path) -> str:
         named = match["class_name"]
         return folder if folder and folder.lower() == named.lower() else named
     return folder or path.stem
+
+
+def group_of(path: PurePath) -> str | None:
+    """The group that a UCF-101 file name tells: ``g01`` of ``v_Archery_g01_c02.avi``. Others tell none.
+
+    UCF-101 cut the clips of one group of a class from the same video, or from videos of the same scene.
+    """
+    match = _UCF_STEM.fullmatch(path.stem)
+    return f"g{int(match['group']):02}" if match else None
 
 
 def find_videos(root: Path) -> list[Source]:
@@ -89,7 +98,7 @@ def read_split_list(path: Path) -> list[str]:
         raise UserError(f"{path} cannot be read as a list of clips: {error}") from None
     names = [line.split()[0] for line in lines if line.strip()]
     if not names:
-        raise UserError(f"{path} lists no clips: give an official UCF-101 list or set split_list to null")
+        raise UserError(f"{path} lists no clips: give an official UCF-101 list or set the setting to null")
     return names
 
 

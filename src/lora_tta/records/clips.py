@@ -4,7 +4,7 @@ import csv
 from collections import defaultdict
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from lora_tta.errors import UserError
 from lora_tta.files import atomic
@@ -14,15 +14,18 @@ NUM_FRAMES = 65
 
 MANIFEST_NAME = "manifest.csv"
 
+Split = Literal["search", "test"]
+
 
 @dataclass(frozen=True)
-class Clip:
-    """One row of ``manifest.csv``: a 65-frame H.264 clip and where it was cut from.
+class Cut:
+    """A 65-frame H.264 clip and where it was cut from.
 
     ``window_start`` and ``window_end`` (exclusive) count frames of the source *after* its resampling to
     ``fps``, so the window begins ``window_start / fps`` seconds into the source. ``source_frames`` and
     ``source_fps`` describe the source itself. ``source`` is a POSIX path relative to the data root.
-    Sizes are in pixels; ``sha256`` is the hash of the written file.
+    Sizes are in pixels; ``sha256`` is the hash of the written file, ``frames_sha256`` that of the frames
+    before their encoding.
     """
 
     clip_id: str
@@ -37,6 +40,7 @@ class Clip:
     height: int
     width: int
     sha256: str
+    frames_sha256: str
 
     @property
     def file_name(self) -> str:
@@ -44,11 +48,23 @@ class Clip:
         return f"{self.clip_id}.mp4"
 
 
-def write_manifest(folder: Path, clips: list[Clip]) -> None:
-    """Write ``folder/manifest.csv`` atomically, classes interleaved.
+@dataclass(frozen=True)
+class Clip(Cut):
+    """One row of ``manifest.csv``: a cut, and whether it is for the search or for the test.
 
-    The order does not depend on the order of ``clips``: first every class's first clip by id, then every
-    class's second, and so on, so that the first k rows are spread over as many classes as they can be.
+    Clips that show the same footage have the same ``group``, and all clips of a group the same ``split``.
+    """
+
+    group: str
+    split: Split
+
+
+def write_manifest(folder: Path, clips: list[Clip]) -> None:
+    """Write ``folder/manifest.csv`` atomically, the search's clips first, classes interleaved in each split.
+
+    The order does not depend on the order of ``clips``: in a split, first every class's first clip by id,
+    then every class's second, and so on, so that its first k rows are spread over as many classes as they
+    can be.
     """
     with (
         atomic(folder / MANIFEST_NAME) as partial,
@@ -56,28 +72,44 @@ def write_manifest(folder: Path, clips: list[Clip]) -> None:
     ):
         writer = csv.DictWriter(file, [field.name for field in fields(Clip)], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(asdict(clip) for clip in _interleave_classes(clips))
+        for split in get_args(Split):
+            members = [clip for clip in clips if clip.split == split]
+            writer.writerows(asdict(clip) for clip in _interleave_classes(members))
 
 
-def read_manifest(folder: Path) -> list[Clip]:
+def read_manifest(folder: Path, split: Split | None = None) -> list[Clip]:
     """Read ``folder/manifest.csv`` in its order.
+
+    Args:
+        folder: of the clips.
+        split: of the clips to return, which may be none; ``None`` returns those of both.
 
     Raises:
         UserError: there is no manifest, or it is not one this version writes.
     """
     path = folder / MANIFEST_NAME
     types = get_type_hints(Clip)
-    columns: dict[str, type] = {field.name: types[field.name] for field in fields(Clip)}
+    columns = {field.name: types[field.name] for field in fields(Clip)}
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = csv.DictReader(file)
             if rows.fieldnames != list(columns):
                 raise UserError(f"{path}: the columns are not {', '.join(columns)}; run preprocess again")
-            return [Clip(**{name: columns[name](value) for name, value in row.items()}) for row in rows]
+            clips = [Clip(**{name: _parsed(columns[name], row[name]) for name in row}) for row in rows]
     except FileNotFoundError:
         raise UserError(f"{path} not found: run preprocess first") from None
     except (TypeError, ValueError, KeyError) as error:
         raise UserError(f"{path} is damaged ({error}): run preprocess again") from None
+    return [clip for clip in clips if split in (None, clip.split)]
+
+
+def _parsed(kind: Any, value: str) -> Any:
+    """A cell as a value of the type of its column."""
+    if get_origin(kind) is not Literal:
+        return kind(value)
+    if value not in get_args(kind):
+        raise ValueError(f"{value!r} is none of {', '.join(get_args(kind))}")
+    return value
 
 
 def _interleave_classes(clips: list[Clip]) -> list[Clip]:

@@ -39,6 +39,7 @@ class ReportContext:
         baseline: results without adaptation.
         adapted: results of the same clips with adaptation.
         comparisons: as :func:`lora_tta.evaluation.comparison.compare` returns them.
+        search_comparisons: the same of the clips that chose the settings, which are in nothing else here.
         videos: by ``clip_id``; clips without videos are left out of the video section.
         max_videos: how many clips are shown with videos, spread evenly from the largest PSNR gain to the
             largest loss.
@@ -58,6 +59,7 @@ class ReportContext:
     baseline: Sequence[ClipResult]
     adapted: Sequence[ClipResult]
     comparisons: Mapping[str, PairedComparison]
+    search_comparisons: Mapping[str, PairedComparison]
     videos: Mapping[str, ClipVideos]
     max_videos: int
     fps: float

@@ -153,7 +153,7 @@ class Worker:
                     constraint.metric: means[constraint.metric] - constraint.at_most
                     for constraint in self.search.constraints
                 }
-                log_summary(run_id, outcomes, baseline)
+                log_summary(run_id, outcomes, baseline, split="search")
                 tag_state(run_id, "pruned" if pruned else "complete")
         except UserError:
             raise

@@ -15,6 +15,7 @@ from lora_tta.errors import report_user_errors
 from lora_tta.evaluation.comparison import compare
 from lora_tta.experiment.failures import read_failures
 from lora_tta.files import write_text
+from lora_tta.records.clips import read_manifest
 from lora_tta.records.metric_table import UNTRAINED_NAME
 from lora_tta.records.point import flatten
 from lora_tta.records.results import ClipResult, read_results
@@ -32,6 +33,7 @@ from lora_tta.stages.paths import (
     PLOTS,
     REPORT,
     REPORT_COSTS,
+    SEARCH_CLIPS_METRICS,
     TRIALS,
 )
 
@@ -44,19 +46,26 @@ UNTRAINED_REASONS = {
 
 
 def main() -> None:
-    """Write ``outputs/evaluate``."""
+    """Write ``outputs/evaluate``: of the clips for the test, and apart from them of those for the search."""
     params = load_params()
     failures = read_failures(BASELINE) | read_failures(ADAPT)
-    baseline, adapted = (
+    arms = [
         [result for result in read_results(folder, costs) if result.clip_id not in failures]
         for folder, costs in ((BASELINE, BASELINE_COSTS), (ADAPT, ADAPT_COSTS))
-    )
-    comparisons = compare(baseline, adapted, params.evaluation.bootstrap_samples, params.evaluation.seed)
+    ]
+    # The clips that chose the point say nothing of how it does on others.
+    searched = {clip.clip_id for clip in read_manifest(CLIPS, "search")}
+    baseline, adapted = ([result for result in arm if result.clip_id not in searched] for arm in arms)
+    on_search_clips = [[result for result in arm if result.clip_id in searched] for arm in arms]
+    samples, seed = params.evaluation.bootstrap_samples, params.evaluation.seed
+    comparisons = compare(baseline, adapted, samples, seed)
+    search_comparisons = compare(*on_search_clips, samples, seed) if on_search_clips[0] else {}
     best, trials = json.loads(BEST.read_text()), pd.read_csv(TRIALS)
     notice = model_notice(params.model)
 
-    values = {name: comparison.as_json() for name, comparison in comparisons.items()}
-    write_text(METRICS, json.dumps(values, indent=1) + "\n")
+    for path, compared in ((METRICS, comparisons), (SEARCH_CLIPS_METRICS, search_comparisons)):
+        values = {name: comparison.as_json() for name, comparison in compared.items()}
+        write_text(path, json.dumps(values, indent=1) + "\n")
     write_plots(PLOTS, baseline, adapted, trials)
     write_costs_script(REPORT_COSTS, baseline, adapted)
     write_report(
@@ -66,6 +75,7 @@ def main() -> None:
             baseline=baseline,
             adapted=adapted,
             comparisons=comparisons,
+            search_comparisons=search_comparisons,
             videos={result.clip_id: clip_videos(result) for result in baseline},
             max_videos=MAX_VIDEOS,
             fps=params.preprocess.fps,

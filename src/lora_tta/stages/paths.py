@@ -16,6 +16,7 @@ ADAPT = Path("outputs/adapt")
 EVALUATE = Path("outputs/evaluate")
 PLOTS = EVALUATE / "plots"
 METRICS = EVALUATE / "metrics.json"
+SEARCH_CLIPS_METRICS = EVALUATE / "metrics_search_clips.json"
 # Costs differ from run to run and belong to one machine: DVC does not track them.
 COSTS = Path("outputs/costs")
 BASELINE_COSTS = COSTS / "baseline.csv"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lora_tta.config import Params
 from lora_tta.errors import UserError, report_user_errors
 from lora_tta.experiment.processes import call_in_process, num_processes
-from lora_tta.records.clips import Clip, read_manifest
+from lora_tta.records.clips import MANIFEST_NAME, Clip, read_manifest
 from lora_tta.records.metric_table import COSTS
 from lora_tta.records.point import describe
 from lora_tta.records.search_folders import SearchFolders
@@ -19,17 +19,24 @@ from lora_tta.stages.stage_params import load_stage_params
 def main(processes: int | None = None, cluster: str | None = None) -> None:
     """Bring the study to ``search.n_trials``; write its export, ``trials.csv``, ``best.json`` and figures.
 
+    Trials run on clips for the search alone, so that no test clip has a part in the choice of a point.
+
     Args:
         processes: number of workers; ``workers.processes`` if None.
         cluster: ``slurm`` to submit the workers as jobs.
 
     Raises:
         UserError: see :func:`run_local_workers` and :func:`run_slurm_workers`; or a cluster is named without
-            the number of jobs.
+            the number of jobs; or no clip is for the search.
     """
     params = load_stage_params()
     asked = processes or params.workers.processes
-    clips = read_manifest(CLIPS)[: params.search.num_clips]
+    clips = read_manifest(CLIPS, "search")[: params.search.num_clips]
+    if not clips:
+        raise UserError(
+            "no clip is for the search, since all clips show the same footage (the column group of "
+            f"{CLIPS / MANIFEST_NAME}): add other videos to data.root"
+        )
     folders = SearchFolders(CLIPS.absolute(), ENCODED.absolute(), STUDY.absolute())
     if cluster == "slurm":
         if asked == "auto":

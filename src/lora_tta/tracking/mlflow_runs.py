@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 import mlflow
 import numpy as np
@@ -21,9 +22,10 @@ from lora_tta.config import SQLITE, TrackingParams
 from lora_tta.errors import reason_of
 from lora_tta.experiment.export import export_files, export_tables
 from lora_tta.files import atomic
+from lora_tta.records.clips import Split
 from lora_tta.records.outcome import ClipOutcome
 from lora_tta.records.point import flatten
-from lora_tta.records.results import clip_table, loss_table, mean_costs, mean_metrics
+from lora_tta.records.results import ClipResult, clip_table, loss_table, mean_costs, mean_metrics
 
 KIND_TAG, KEY_TAG, BEST_TAG = "lora_tta.kind", "lora_tta.key", "lora_tta.best_of"
 STATE_TAG, FAILURE_TAG = "lora_tta.state", "lora_tta.failure"
@@ -195,11 +197,18 @@ def log_clip(run_id: str, outcome: ClipOutcome, strip: np.ndarray) -> None:
     client.log_image(run_id, strip, key=key, step=0, synchronous=True)
 
 
-def log_summary(run_id: str, outcomes: Sequence[ClipOutcome], baseline: Sequence[ClipOutcome] = ()) -> None:
+def log_summary(
+    run_id: str,
+    outcomes: Sequence[ClipOutcome],
+    baseline: Sequence[ClipOutcome] = (),
+    split: Split = "test",
+) -> None:
     """Log what the outcomes of clips come to.
 
-    - the mean of every metric under its own name, each clip's value as the ``<metric>_per_clip`` series
-      whose step is the clip's place in the manifest, and all of them as the table ``clips.json``;
+    - the mean of every metric over the clips of ``split`` under its own name, and over the other clips as
+      ``<other split>_clips/<metric>``;
+    - each clip's value as the ``<metric>_per_clip`` series whose step is its place in the manifest, and
+      all of them as the table ``clips.json``;
     - with the ``baseline`` outcomes of the same clips, the mean difference from them as ``<metric>_gain``,
       since means over different clips cannot be compared;
     - the loss averaged over clips at every step;
@@ -208,10 +217,15 @@ def log_summary(run_id: str, outcomes: Sequence[ClipOutcome], baseline: Sequence
     """
     client = mlflow.MlflowClient()
     results = [outcome.result for outcome in outcomes]
-    means = mean_metrics(results) | mean_costs(results)
-    if baseline:
-        before = mean_metrics([outcome.result for outcome in baseline])
-        means |= {f"{name}_gain": means[name] - value for name, value in before.items()}
+    means: dict[str, float] = {}
+    for part in get_args(Split):
+        members, before = (
+            [outcome.result for outcome in side if outcome.clip.split == part]
+            for side in (outcomes, baseline)
+        )
+        if members:
+            prefix = "" if part == split else f"{part}_clips/"
+            means |= {f"{prefix}{name}": value for name, value in _means(members, before).items()}
     metrics = [Metric(name, value, 0, 0) for name, value in means.items()]
     for index, result in enumerate(results):
         metrics += [
@@ -221,7 +235,15 @@ def log_summary(run_id: str, outcomes: Sequence[ClipOutcome], baseline: Sequence
     metrics += [Metric("loss", float(loss), 0, int(str(step))) for step, loss in losses.items()]
     for first in range(0, len(metrics), MAX_BATCH):
         client.log_batch(run_id, metrics=metrics[first : first + MAX_BATCH])
-    client.log_table(run_id, clip_table(results), "clips.json")
+    splits = [outcome.clip.split for outcome in outcomes]
+    client.log_table(run_id, clip_table(results).assign(split=splits), "clips.json")
     with tempfile.TemporaryDirectory() as folder:
         export_tables(Path(folder), outcomes)
         client.log_artifacts(run_id, folder)
+
+
+def _means(results: Sequence[ClipResult], baseline: Sequence[ClipResult]) -> dict[str, float]:
+    """Means of metrics and costs, and the gains over the baseline, if there is one."""
+    means = mean_metrics(results) | mean_costs(results)
+    before = mean_metrics(baseline) if baseline else {}
+    return means | {f"{name}_gain": means[name] - value for name, value in before.items()}
