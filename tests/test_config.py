@@ -28,6 +28,7 @@ def test_the_repositorys_parameters_are_valid():
         (("sampler: tpe", "sampler: annealing"), "search.sampler"),
         (("max_grad_norm: 1.0", "max_grad_norm: much"), "adaptation.max_grad_norm"),
         (("rank: [4, 8, 16]", "rank: []"), "search.space.rank"),
+        (("primary: psnr", "primary: sharpness"), "evaluation.primary: 'sharpness' is no metric"),
         (("search_clips: 4 ", "search_clips: 0 "), "preprocess.search_clips"),
         (("search_clips: 4 ", "search_clips: 12 "), "preprocess: search_clips must be below num_clips"),
     ],
@@ -54,7 +55,7 @@ def test_processes_are_counted_or_a_number(tmp_path, processes):
     assert load_params(written(tmp_path, text)).workers.processes == processes
 
 
-@pytest.mark.parametrize("processes", ["0", "-1", "many", "1.5", "null", ""])
+@pytest.mark.parametrize("processes", ["0", "-1", "many", "1.5", "true", "null", ""])
 def test_other_numbers_of_processes_are_one_line_that_names_the_key(tmp_path, processes):
     with pytest.raises(UserError, match=r"workers\.processes") as error:
         load_params(written(tmp_path, TEXT.replace(PROCESSES, f"  processes: {processes} ")))

@@ -47,8 +47,9 @@ def _one_of(kind: str, names: Mapping[str, object]) -> AfterValidator:
     return AfterValidator(check)
 
 
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
+# Strict, so that a boolean is no number.
+PositiveInt = Annotated[StrictInt, Field(ge=1)]
+NonNegativeInt = Annotated[StrictInt, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Measured = Annotated[
     str, _one_of("metric or cost", {row.name: row for rows in (METRICS, COSTS) for row in rows})
@@ -168,8 +169,12 @@ class GenerationParams(Section):
 
 
 class EvaluationParams(Section):
-    """Metrics on frames 34-65 and the paired statistics of the report."""
+    """Metrics on frames 34-65 and the paired statistics of the report.
 
+    ``primary`` is the metric that the answer is given in; the others are secondary.
+    """
+
+    primary: Annotated[str, _one_of("metric", {row.name: row for row in METRICS})]
     lpips: Literal["auto", "required", "untrained"]
     bootstrap_samples: PositiveInt
     seed: NonNegativeInt
@@ -189,7 +194,6 @@ class Constraint(Section):
     at_most: Annotated[float, Field(allow_inf_nan=False)]
 
 
-# Strict, so that a boolean is no number.
 Choices = Annotated[list[StrictInt | StrictFloat | StrictStr], Field(min_length=1)]
 
 

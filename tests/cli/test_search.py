@@ -47,3 +47,11 @@ def test_a_number_in_the_settings_counts_for_a_cluster_too(started):
     assert main(["params", "workers.processes=6"]) == 0
     assert main(["search", "--cluster", "slurm"]) == 0
     assert started == [("jobs", 6)]
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "1.5", "many"])
+def test_a_number_of_workers_below_one_is_refused(started, capsys, number):
+    with pytest.raises(SystemExit):
+        main(["search", "--workers", number])
+    assert f"argument --workers: invalid positive_number value: '{number}'" in capsys.readouterr().err
+    assert started == []

@@ -6,7 +6,16 @@ from clip_results import make_result
 from lora_tta.cli.main import main
 from lora_tta.evaluation.comparison import compare
 from lora_tta.records.results import write_costs, write_results
-from lora_tta.stages.paths import ADAPT, ADAPT_COSTS, BASELINE, BASELINE_COSTS, BEST, METRICS, REPORT
+from lora_tta.stages.paths import (
+    ADAPT,
+    ADAPT_COSTS,
+    BASELINE,
+    BASELINE_COSTS,
+    BEST,
+    METRICS,
+    REPORT,
+    SEARCH_CLIPS_METRICS,
+)
 
 
 @pytest.fixture
@@ -20,6 +29,7 @@ def finished_run(workspace):
     comparisons = compare(baseline, adapted, samples=10, seed=0)
     METRICS.parent.mkdir(parents=True)
     METRICS.write_text(json.dumps({name: values.as_json() for name, values in comparisons.items()}))
+    SEARCH_CLIPS_METRICS.write_text(METRICS.read_text())
     BEST.parent.mkdir(parents=True)
     BEST.write_text(json.dumps({"trials": 6, "point": {"rank": 8, "learning_rate": 1e-4}}))
 
@@ -36,7 +46,8 @@ def test_summary_without_a_run_says_what_to_do(workspace, capsys):
 def test_summary_compares_every_metric_and_cost_and_names_the_report(finished_run, capsys):
     assert main(["summary"]) == 0
     lines = printed(capsys)
-    assert lines[0] == "2 clips, best of 6 trials: rank 8, learning_rate 0.0001"
+    assert lines[0] == "2 test clips, best of 6 trials: rank 8, learning_rate 0.0001"
+    assert any(line.startswith("on the 2 clips that chose the settings: PSNR +") for line in lines)
     assert "PSNR (dB) 15.5000 16.5000 +1.0000 +1.0000 .. +1.0000 100%" in lines
     assert "LPIPS 0.6125 0.5875 -0.0250 -0.0250 .. -0.0250 100%" in lines
     assert "Adaptation (s) 0.00 1.50" in lines

@@ -80,7 +80,9 @@ def finished_run(tmp_path, monkeypatch, tiny_model):
             write_video(folder / f"{name}.mp4", np.zeros((65, 32, 48, 3), np.uint8), fps=24)
     write_manifest(CLIPS, [clip(name) for name in "abcd"])
     BEST.parent.mkdir(parents=True)
-    BEST.write_text(json.dumps({"trial": 1, "trials": 2, "point": {"rank": 8}}))
+    BEST.write_text(
+        json.dumps({"trial": 1, "trials": 2, "failed": 0, "random_start": 10, "point": {"rank": 8}})
+    )
     pd.DataFrame({"trial": [0, 1], "psnr": [15.0, 16.0]}).to_csv(TRIALS, index=False)
     return arms
 
@@ -111,3 +113,18 @@ def test_of_two_equal_runs_only_the_costs_differ(finished_run):
     ADAPT_COSTS.unlink()
     evaluate.main()
     assert {path for path in before if path.read_bytes() != before[path]} == {REPORT_COSTS}
+
+
+def test_what_limits_the_search_stands_before_the_numbers(finished_run):
+    evaluate.main()
+    page = REPORT.read_text()
+    assert "draws its first 10 trials at random, and the study has 2" in page[: page.index("<h2>Result")]
+
+
+def test_a_primary_metric_that_was_not_measured_is_one_line(finished_run):
+    assert command(["params", "evaluation.primary=lpips_untrained"]) == 0
+    with pytest.raises(
+        UserError, match=r"evaluation\.primary is lpips_untrained, which was not measured: .*psnr"
+    ):
+        evaluate.main()
+    assert not REPORT.exists()

@@ -73,6 +73,7 @@ def context(videos) -> ReportContext:
         baseline=baseline,
         adapted=adapted,
         comparisons=compare(baseline, adapted, samples=500, seed=0),
+        primary="psnr",
         search_comparisons={},
         videos={result.clip_id: videos for result in baseline},
         max_videos=3,
@@ -149,7 +150,7 @@ def test_names_from_folders_and_settings_are_escaped(page):
 def test_the_headline_gives_means_difference_interval_and_share(page, context):
     psnr = context.comparisons["psnr"]
     interval = f"{psnr.interval_low:+.3f} to {psnr.interval_high:+.3f}"
-    row = f"PSNR (dB)↑ higher is better 17.00 18.00 +1.000 {interval} 3 of 5 (60 %)"
+    row = f"PSNR (dB)↑ higher is better, primary 17.00 18.00 +1.000 {interval} 3 of 5 (60 %)"
     assert row.replace("-", "\N{MINUS SIGN}") in page.words()
     assert "LPIPS↓ lower is better" in page.words()
 
@@ -259,7 +260,7 @@ def test_a_metric_without_a_series_and_ground_truth_is_in_tables_and_bars_only(
     extended = replace(context, baseline=baseline, adapted=adapted, comparisons=comparisons)
     write_report(tmp_path / "report.html", extended)
     page = Page(tmp_path / "report.html")
-    assert "Brightness (levels)↑ higher is better 100.0 102.5 +2.50" in page.words()
+    assert "Brightness (levels)↑ higher is better, secondary 100.0 102.5 +2.50" in page.words()
     assert "Brightness: Mean of all generated pixels." in page.words()
     assert sum("bar" in (rect.get("class") or "").split() for rect in page.all("rect")) == 5 * 5
     assert [line["class"] for line in page.all("polyline")].count("line adapted") == 4
@@ -285,7 +286,9 @@ def test_one_clip_without_videos_search_or_losses_still_makes_a_page(context, tm
     write_report(tmp_path / "report.html", bare)
     page = Page(tmp_path / "report.html")
     assert page.all("video") == []
-    assert "on average over 1 clip and improves 100 % of them (95 % interval 21 to 100 %)." in page.words()
+    assert (
+        "on average over 1 test clip and improves 100 % of them (95 % interval 21 to 100 %)." in page.words()
+    )
     assert "These are too few clips for a verdict." in page.words()
     assert "nan" not in page.text
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
@@ -320,3 +323,13 @@ def test_the_clips_that_chose_the_settings_stand_apart_and_are_called_so(context
     apart = source[source.index("The clips that chose the settings") :]
     assert "+7.25" in apart[: apart.index("<h2>")]
     assert "chosen_by" not in source
+
+
+def test_the_answer_is_given_in_the_primary_metric_and_the_others_are_called_secondary(context, tmp_path):
+    write_report(tmp_path / "report.html", replace(context, primary="lpips"))
+    source = (tmp_path / "report.html").read_text()
+    lead = source[source.index('class="lead"') : source.index("<h2>Result")]
+    assert "Adaptation changes LPIPS by" in lead
+    assert "PSNR" not in lead
+    assert source.count("primary</span>") == 1
+    assert source.count("secondary</span>") == len(context.comparisons) - 1

@@ -43,6 +43,7 @@ def page(tmp_path) -> Path:
             baseline=BASELINE,
             adapted=ADAPTED,
             comparisons=compare(BASELINE, ADAPTED, samples=100, seed=0),
+            primary="psnr",
             search_comparisons={},
             videos={},
             max_videos=0,

@@ -5,7 +5,7 @@ import pytest
 from optuna.trial import TrialState
 from small_search import claim_point
 
-from lora_tta.search.samplers import PRUNERS, SAMPLERS, build_pruner, build_sampler
+from lora_tta.search.samplers import PRUNERS, RANDOM_START, SAMPLERS, build_pruner, build_sampler
 
 
 def points(search, count, failing=False):
@@ -68,3 +68,11 @@ def test_half_a_point_is_completed_to_one_that_no_trial_has(with_search, seed):
 @pytest.mark.parametrize("name", PRUNERS)
 def test_pruners_go_by_name(with_search, name):
     assert isinstance(build_pruner(with_search(pruner=name).search), PRUNERS[name])
+
+
+def test_the_random_start_is_that_of_the_installed_optuna(with_search):
+    def learns_after(name: str) -> int:
+        inner = build_sampler(with_search(sampler=name).search, seed=0)._inner
+        return inner._population_size if name == "nsgaii" else inner._n_startup_trials
+
+    assert {name: learns_after(name) for name in RANDOM_START} == RANDOM_START

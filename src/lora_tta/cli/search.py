@@ -7,9 +7,19 @@ from typing import Any
 def add_to(commands: Any) -> None:
     """Declare the command."""
     parser = commands.add_parser("search", help="work on the study outside `dvc repro`")
-    parser.add_argument("--workers", type=int, help="processes, or jobs on a cluster")
+    parser.add_argument(
+        "--workers", type=positive_number, metavar="N", help="processes, or jobs on a cluster"
+    )
     parser.add_argument("--cluster", choices=["slurm"], help="submit the workers as jobs")
     parser.set_defaults(run=run)
+
+
+def positive_number(text: str) -> int:
+    """A whole number of 1 or more."""
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -39,10 +39,11 @@ class ReportContext:
         baseline: results without adaptation.
         adapted: results of the same clips with adaptation.
         comparisons: as :func:`lora_tta.evaluation.comparison.compare` returns them.
+        primary: the metric that the answer is given in.
         search_comparisons: the same of the clips that chose the settings, which are in nothing else here.
         videos: by ``clip_id``; clips without videos are left out of the video section.
-        max_videos: how many clips are shown with videos, spread evenly from the largest PSNR gain to the
-            largest loss.
+        max_videos: how many clips are shown with videos, spread evenly from the largest gain in the
+            primary metric to the largest loss.
         fps: frame rate of the videos.
         settings: setting names and values, for instance ``adaptation.condition``.
         best_trial: name and value of what the search chose, None without a search.
@@ -59,6 +60,7 @@ class ReportContext:
     baseline: Sequence[ClipResult]
     adapted: Sequence[ClipResult]
     comparisons: Mapping[str, PairedComparison]
+    primary: str
     search_comparisons: Mapping[str, PairedComparison]
     videos: Mapping[str, ClipVideos]
     max_videos: int
@@ -94,6 +96,7 @@ def write_report(path: Path, context: ReportContext) -> None:
         labels={row.name: row.title for row in rows},
         short_labels={row.name: row.label for row in rows},
         directions={row.name: row.direction for row in rows},
+        units={row.name: f" {row.unit}" if row.unit else "" for row in rows},
         compared_with_truth=[row.name for row in rows if row.needs_reference],
         untrained_name=UNTRAINED_NAME,
         cost_rows=COSTS,
@@ -158,11 +161,12 @@ def write_costs_script(path: Path, baseline: Sequence[ClipResult], adapted: Sequ
 
 
 def _shown_clips(context: ReportContext) -> list[tuple[ClipResult, ClipResult, dict[str, str]]]:
-    """Clips with videos, evenly spread over the PSNR differences from gain to loss, videos as base64."""
+    """Clips with videos, evenly spread from gain to loss in the primary metric, videos as base64."""
     candidates = [
         pair for pair in pair_results(context.baseline, context.adapted) if pair[0].clip_id in context.videos
     ]
-    candidates.sort(key=lambda pair: pair[0].metrics.summary["psnr"] - pair[1].metrics.summary["psnr"])
+    name, sign = context.primary, 1 if metric(context.primary).direction == "minimize" else -1
+    candidates.sort(key=lambda pair: sign * (pair[1].metrics.summary[name] - pair[0].metrics.summary[name]))
     count = min(context.max_videos, len(candidates))
     chosen = np.linspace(0, len(candidates) - 1, count).round().astype(int)
     return [(*candidates[index], _embedded(context.videos[candidates[index][0].clip_id])) for index in chosen]

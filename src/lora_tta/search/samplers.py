@@ -34,6 +34,8 @@ SAMPLERS = {
     "qmc": QMCSampler,
     "nsgaii": NSGAIISampler,
 }
+# Trials that a sampler draws at random, by Optuna's defaults, before it learns from earlier ones.
+RANDOM_START = {"tpe": 10, "gp": 10, "nsgaii": 50}
 PRUNERS: dict[str, type[BasePruner]] = {
     "none": NopPruner,
     "wilcoxon": WilcoxonPruner,

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +12,7 @@ from plotly.io import to_html
 
 from lora_tta.backbones import model_notice
 from lora_tta.config import Params, load_params
-from lora_tta.errors import report_user_errors
+from lora_tta.errors import UserError, report_user_errors
 from lora_tta.evaluation.comparison import compare
 from lora_tta.experiment.failures import read_failures
 from lora_tta.files import write_text
@@ -19,6 +20,7 @@ from lora_tta.records.clips import read_manifest
 from lora_tta.records.metric_table import UNTRAINED_NAME
 from lora_tta.records.point import flatten
 from lora_tta.records.results import ClipResult, read_results
+from lora_tta.report.caveats import search_caveats
 from lora_tta.report.dvc_plots import write_plots
 from lora_tta.report.page import ClipVideos, ReportContext, write_costs_script, write_report
 from lora_tta.stages.paths import (
@@ -57,11 +59,13 @@ def main() -> None:
     searched = {clip.clip_id for clip in read_manifest(CLIPS, "search")}
     baseline, adapted = ([result for result in arm if result.clip_id not in searched] for arm in arms)
     on_search_clips = [[result for result in arm if result.clip_id in searched] for arm in arms]
-    samples, seed = params.evaluation.bootstrap_samples, params.evaluation.seed
-    comparisons = compare(baseline, adapted, samples, seed)
-    search_comparisons = compare(*on_search_clips, samples, seed) if on_search_clips[0] else {}
+    statistics = params.evaluation.bootstrap_samples, params.evaluation.seed
+    comparisons = compare(baseline, adapted, *statistics)
+    before, after = on_search_clips
+    search_comparisons = compare(before, after, *statistics) if before else {}
     best, trials = json.loads(BEST.read_text()), pd.read_csv(TRIALS)
     notice = model_notice(params.model)
+    caveats = search_caveats(best, trials, params.search.space, params.search.sampler)
 
     for path, compared in ((METRICS, comparisons), (SEARCH_CLIPS_METRICS, search_comparisons)):
         values = {name: comparison.as_json() for name, comparison in compared.items()}
@@ -75,13 +79,14 @@ def main() -> None:
             baseline=baseline,
             adapted=adapted,
             comparisons=comparisons,
+            primary=_primary(params.evaluation.primary, comparisons),
             search_comparisons=search_comparisons,
             videos={result.clip_id: clip_videos(result) for result in baseline},
             max_videos=MAX_VIDEOS,
             fps=params.preprocess.fps,
             settings=settings_of_results(params),
             best_trial={"trial": best["trial"], **best["point"]},
-            notices=[notice] if notice else [],
+            notices=[*([notice] if notice else []), *caveats],
             untrained_because=UNTRAINED_REASONS[params.evaluation.lpips]
             if UNTRAINED_NAME in comparisons
             else None,
@@ -91,6 +96,14 @@ def main() -> None:
             figures=figure_fragments(),
         ),
     )
+
+
+def _primary(name: str, measured: Collection[str]) -> str:
+    if name not in measured:
+        raise UserError(
+            f"evaluation.primary is {name}, which was not measured: choose one of {', '.join(measured)}"
+        )
+    return name
 
 
 def figure_fragments() -> list[str]:

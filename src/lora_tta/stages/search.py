@@ -61,6 +61,7 @@ def _conclude(params: Params, clips: Sequence[Clip]) -> None:
 
     from lora_tta.experiment.runner import ClipRunner
     from lora_tta.files import write_csv, write_text
+    from lora_tta.search.samplers import RANDOM_START
     from lora_tta.search.study import (
         MEANS_ATTRIBUTE,
         best_trial,
@@ -95,6 +96,7 @@ def _conclude(params: Params, clips: Sequence[Clip]) -> None:
         "study": study.study_name,
         "trials": len(trials),
         "failed": len(failed),
+        "random_start": RANDOM_START.get(params.search.sampler, 0),
         "trial": best.number,
         "point": best.params,
         "objectives": dict(zip(metrics, values_of(best), strict=True)),

@@ -97,7 +97,9 @@ def has_hopper_kernels(module: str) -> bool:
         module: of the package, one that other packages of its name and its own older releases don't have.
     """
     package = module.partition(".")[0]
-    if find_spec(package) is None or torch.cuda.get_device_capability()[0] != HOPPER:
+    if find_spec(package) is None or not torch.cuda.is_available():
+        return False
+    if torch.cuda.get_device_capability()[0] != HOPPER:
         return False
     try:
         return find_spec(module) is not None  # imports the package
