@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -13,6 +14,7 @@ from prepared_clips import prepare_clips
 from ruamel.yaml import YAML
 
 from lora_tta.config import Params
+from lora_tta.records.clips import write_manifest
 
 REPOSITORY = Path(__file__).parents[2]
 MODEL = Path("models/tiny")
@@ -31,7 +33,8 @@ class Repository:
         values |= {"tracking": ours["tracking"], "cache": ours["cache"], "workers": ours["workers"]}
         values["workers"]["processes"] = 1
         values["search"]["space"] = {"rank": [2], "learning_rate": [1e-3, 1e-2, 1e-1], "num_steps": [2]}
-        prepare_clips(params, folder / "outputs", videos)
+        _, clips = prepare_clips(params, folder / "outputs", videos)
+        write_manifest(folder / "outputs" / "clips", [replace(clip, split="search") for clip in clips])
         for name in ("raw", "cache"):
             shutil.rmtree(folder / "outputs" / name)
         pipeline = YAML(typ="safe").load(REPOSITORY / "dvc.yaml")
