@@ -24,7 +24,10 @@ MODEL_KINDS = (ENCODING, ADAPTATION, GENERATION)
 FIRST_USES, IMPORTS, OTHER = "compiling", "imports", "other"
 # Kinds of work, with the functions that do them. What one calls of another kind counts as that one's.
 FUNCTIONS = {
-    ENCODING: ["lora_tta.backbones.opensora:OpenSoraBackbone.encode"],
+    ENCODING: [
+        "lora_tta.backbones.opensora:OpenSoraBackbone.encode",
+        "lora_tta.backbones.opensora:OpenSoraBackbone.reconstruct",
+    ],
     ADAPTATION: ["lora_tta.adaptation.trajectory:adapt"],
     GENERATION: ["lora_tta.generation.continuation:generate_continuation"],
     FIRST_USES: ["lora_tta.models.speed.first_use:FirstUses.counted"],

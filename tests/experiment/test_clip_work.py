@@ -18,6 +18,7 @@ from lora_tta.data.video import write_video
 from lora_tta.experiment.clip_work import ClipWork
 from lora_tta.experiment.encoding import encode_clip
 from lora_tta.records.clips import NUM_FRAMES, Clip
+from lora_tta.records.yardsticks import LAST_FRAME, OTHER_SEED, RECONSTRUCTION, YARDSTICKS
 
 CLIP = {
     "clip_id": "v_Sliding_g01_c01",
@@ -54,12 +55,14 @@ def work(
     params: dict[str, dict] | None = None,
     environment: dict | None = None,
     adapts: bool = True,
+    yardstick: str | None = None,
     **others: str,
 ) -> ClipWork:
     """The work on a clip with the repository's settings, and the given changes."""
     settings = {name: section | (params or {}).get(name, {}) for name, section in PARAMS.items()}
     parsed = Params.model_validate(settings)
     return ClipWork(
+        yardstick=yardstick,
         clip=Clip(**CLIP | (clip or {})),
         adaptation=parsed.adaptation if adapts else None,
         params=parsed,
@@ -228,3 +231,22 @@ def test_the_short_name_is_of_the_whole_work():
     assert len(names) == 3
     assert work().name == work().name
     assert {len(name) for name in names} == {16}
+
+
+def test_yardsticks_depend_on_what_they_show():
+    def key(yardstick: str, **changes: Any) -> str:
+        return digest(work(adapts=False, yardstick=yardstick, **changes).continuation_key)
+
+    names = [row.name for row in YARDSTICKS]
+    assert len({key(name) for name in names}) == len(names)
+    other_file, other_sampling = {"clip": {"sha256": "f" * 64}}, {"params": {"generation": {"seed": 7}}}
+    other_model = {"environment": {"model": "another"}}
+    changed = {
+        name: [key(name, **change) != key(name) for change in (other_file, other_sampling, other_model)]
+        for name in names
+    }
+    assert changed == {
+        LAST_FRAME: [True, False, False],
+        RECONSTRUCTION: [True, False, True],
+        OTHER_SEED: [False, True, True],  # what the model sees of the file is in the conditioning
+    }

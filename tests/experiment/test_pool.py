@@ -16,7 +16,7 @@ import torch
 from lora_tta.cache.store import ContentCache
 from lora_tta.errors import FailedWork, UserError
 from lora_tta.experiment import pool, preloaded
-from lora_tta.experiment.pool import clips_at_work, run_points
+from lora_tta.experiment.pool import clips_at_work, run_arms
 from lora_tta.experiment.runner import ClipRunner
 from lora_tta.records.outcome import ClipFailure
 
@@ -98,7 +98,7 @@ def test_a_clip_that_fails_at_one_point_has_its_outcome_at_the_other(alone, fail
     failing[0][alone.clips[0].clip_id] = RuntimeError("no\nroom")
     runner = alone.runner()
     with runner.working():
-        adapted, before = run_points(runner, alone.clips[0], [POINT, None]).result()
+        adapted, before = run_arms(runner, alone.clips[0], [POINT, None]).result()
     assert adapted == ClipFailure(alone.clips[0], "RuntimeError: no room")
     assert before.clip == alone.clips[0]
 
@@ -110,7 +110,7 @@ def test_what_fails_after_the_models_work_is_a_failure_too(alone, monkeypatch):
     monkeypatch.setattr(ClipRunner, "_outcome", fail)
     runner = alone.runner()
     with runner.working():
-        (failure,) = run_points(runner, alone.clips[0], [None]).result()
+        (failure,) = run_arms(runner, alone.clips[0], [None]).result()
     assert failure == ClipFailure(alone.clips[0], "OSError: no space left")
 
 

@@ -14,6 +14,7 @@ from lora_tta.adaptation.trajectory import Snapshot, adapt
 from lora_tta.cache.store import LOCKS
 from lora_tta.config import Params
 from lora_tta.errors import FailedWork
+from lora_tta.evaluation.frame_metrics import MAX_PSNR
 from lora_tta.experiment import lazy_model as model_module
 from lora_tta.experiment import runner as runner_module
 from lora_tta.experiment.beside import Beside
@@ -21,6 +22,7 @@ from lora_tta.experiment.export import export_files, export_tables, strip
 from lora_tta.experiment.runner import ClipRunner
 from lora_tta.records.clips import Clip, read_manifest
 from lora_tta.records.outcome import ClipFailure, ClipOutcome
+from lora_tta.records.yardsticks import YARDSTICKS
 
 POINT = {"rank": 2, "learning_rate": 1e-2, "num_steps": 3}
 
@@ -334,3 +336,17 @@ def test_an_adapter_that_was_just_trained_is_sampled_as_it_is_and_a_stored_one_g
     again = chosen.run(clip, POINT)
     assert loaded == [again.adapter]
     assert content(again) == trained
+
+
+def test_yardsticks_are_measured_like_every_continuation_and_found_again(runner, clip):
+    with runner.working():
+        still, vae, other = (runner.begin(clip, row.name).result() for row in YARDSTICKS)
+        baseline = runner.begin(clip, None).result()
+    frames = [np.load(outcome.frames_file) for outcome in (still, vae, other, baseline)]
+    assert (frames[0][33:] == frames[0][32]).all()
+    assert still.result.metrics.summary["temporal_consistency"] == pytest.approx(MAX_PSNR)
+    assert all(outcome.adapter is None and not outcome.result.losses for outcome in (still, vae, other))
+    # The same known frames, other noise.
+    assert (frames[2][33:] != frames[3][33:]).any()
+    assert len({outcome.result.work for outcome in (still, vae, other, baseline)}) == 4
+    assert [runner.try_begin(clip, row.name) for row in YARDSTICKS] == [None] * 3

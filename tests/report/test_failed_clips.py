@@ -17,6 +17,7 @@ from lora_tta.experiment.failures import read_failures, write_failures
 from lora_tta.records.clips import Clip, write_manifest
 from lora_tta.records.outcome import ClipFailure
 from lora_tta.records.results import write_costs, write_results
+from lora_tta.records.yardsticks import YARDSTICKS
 from lora_tta.stages import evaluate
 from lora_tta.stages.paths import (
     ADAPT,
@@ -29,6 +30,8 @@ from lora_tta.stages.paths import (
     REPORT,
     REPORT_COSTS,
     TRIALS,
+    YARDSTICK_METRICS,
+    YARDSTICKS_FOLDER,
 )
 
 PARAMS_FILE = Path(__file__).parents[2] / "params.yaml"
@@ -72,6 +75,8 @@ def finished_run(tmp_path, monkeypatch, tiny_model):
     for folder, costs in ((BASELINE, BASELINE_COSTS), (ADAPT, ADAPT_COSTS)):
         write_results(folder, arms[folder])
         write_costs(costs, arms[folder])
+    for row in YARDSTICKS:
+        write_results(BASELINE / YARDSTICKS_FOLDER / row.name, [make_result(name, 12) for name in "abd"])
     write_failures(BASELINE, [failure("c")])
     write_failures(ADAPT, [failure("d", "out of memory")])
     for folder in (CLIPS, BASELINE / "videos", ADAPT / "videos"):
@@ -94,6 +99,7 @@ def test_a_clip_that_failed_in_one_arm_is_left_out_of_both_and_listed_in_the_rep
     assert "2 clips failed and are left out of both sides." in page
     assert "c: the loss is nan, &#34;at&#34; step 3 &lt;of 5&gt;; d: out of memory" in page
     assert page.count("<video") == 2 * 3
+    assert json.loads(YARDSTICK_METRICS.read_text())["psnr"] == {row.name: 12 for row in YARDSTICKS}
 
 
 def test_the_summary_counts_the_clips_that_were_compared(finished_run, capsys):

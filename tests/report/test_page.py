@@ -1,5 +1,6 @@
 import base64
 import json
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,6 +14,7 @@ from clip_results import make_result
 from lora_tta.data.video import write_video
 from lora_tta.errors import UserError
 from lora_tta.evaluation.comparison import compare
+from lora_tta.records.yardsticks import LAST_FRAME, OTHER_SEED, RECONSTRUCTION, YARDSTICKS
 from lora_tta.report.page import ClipVideos, ReportContext, write_costs_script, write_report
 
 HOSTILE = "<script>alert('x')</script> & \"co\""
@@ -73,6 +75,8 @@ def context(videos) -> ReportContext:
         baseline=baseline,
         adapted=adapted,
         comparisons=compare(baseline, adapted, samples=500, seed=0),
+        yardsticks={},
+        luck={},
         primary="psnr",
         search_comparisons={},
         videos={result.clip_id: videos for result in baseline},
@@ -333,3 +337,19 @@ def test_the_answer_is_given_in_the_primary_metric_and_the_others_are_called_sec
     assert "PSNR" not in lead
     assert source.count("primary</span>") == 1
     assert source.count("secondary</span>") == len(context.comparisons) - 1
+
+
+def test_the_yardsticks_stand_beside_both_arms_and_in_the_curves(context, tmp_path):
+    yardsticks = {
+        row.name: [make_result(result.clip_id, psnr) for result in context.baseline]
+        for row, psnr in zip(YARDSTICKS, (11.25, 33.75, 17.5), strict=True)
+    }
+    luck = compare(context.baseline, yardsticks[OTHER_SEED], samples=10, seed=0)
+    write_report(tmp_path / "report.html", replace(context, yardsticks=yardsticks, luck=luck))
+    source = (tmp_path / "report.html").read_text()
+    table = source[source.index('id="yardsticks"') :]
+    row = table[table.index("PSNR") : table.index("SSIM")]
+    assert re.findall(r"<td>([^<]*)</td>", row)[:6] == ["17.00", "18.00", "11.25", "33.75", "17.50", "+0.500"]
+    for name in (LAST_FRAME, RECONSTRUCTION):
+        assert f'class="line {name}"' in source
+    assert f'class="line {OTHER_SEED}"' not in source

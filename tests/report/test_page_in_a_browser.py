@@ -43,6 +43,8 @@ def page(tmp_path) -> Path:
             baseline=BASELINE,
             adapted=ADAPTED,
             comparisons=compare(BASELINE, ADAPTED, samples=100, seed=0),
+            yardsticks={},
+            luck={},
             primary="psnr",
             search_comparisons={},
             videos={},

@@ -115,6 +115,10 @@ class Backbone(Protocol):
         """
         ...
 
+    def reconstruct(self, frames: np.ndarray) -> np.ndarray:
+        """Encode frames, uint8 (F, H, W, 3), to latents and back: float (F, H, W, 3) in [0, 1]."""
+        ...
+
     def layer_names(self, kinds: Sequence[str]) -> list[str]:
         """Ends of the paths of all linear layers of the given kinds (``attention``, ``mlp``)."""
         ...

@@ -27,6 +27,7 @@ from lora_tta.models.pipeline import OpenSoraContinuationPipeline, OpenSoraPipel
 from lora_tta.models.scheduling import add_noise, shift_timesteps, time_shift_alpha, velocity_target
 from lora_tta.models.speed.acceleration import GraphedForward, accelerate, find_kernels
 from lora_tta.models.transformer import OpenSoraTransformer3DModel
+from lora_tta.models.vae import encode_video, preprocess_frames
 from lora_tta.records.clips import CONDITIONING_FRAMES, NUM_FRAMES
 
 MODE = "v2v_head"
@@ -193,6 +194,13 @@ class OpenSoraBackbone:
         if not (torch.isfinite(last["latents"]).all() and np.isfinite(frames).all()):
             raise FailedWork("the generated frames are not finite")
         return frames
+
+    @torch.no_grad()
+    def reconstruct(self, frames: np.ndarray) -> np.ndarray:
+        """Encode and decode frames, 4 k + 1 of them; see :class:`lora_tta.backbones.base.Backbone`."""
+        video = preprocess_frames(self.pipeline.video_processor, frames).to(self.device)
+        decoded = self.pipeline.decode(encode_video(self.pipeline.vae, video))
+        return cast(np.ndarray, self.pipeline.video_processor.postprocess_video(decoded, "np"))[0]
 
     def layer_names(self, kinds: Sequence[str]) -> list[str]:
         """See :func:`lora_tta.models.lora_targets.lora_target_modules`."""

@@ -12,7 +12,9 @@ from lora_tta.config import AdaptationParams, ModelParams, Params
 from lora_tta.experiment.encoding import READING
 from lora_tta.records.clips import CONDITIONING_FRAMES, NUM_FRAMES, Clip
 from lora_tta.records.metric_table import METRICS
+from lora_tta.records.yardsticks import LAST_FRAME, RECONSTRUCTION
 
+YARDSTICK_CODE = "lora_tta.generation.yardsticks"
 FRAMES = {"conditioning": CONDITIONING_FRAMES, "all": NUM_FRAMES}
 
 
@@ -23,6 +25,7 @@ class ClipWork:
     Attributes:
         clip: the preprocessed clip.
         adaptation: complete settings, None without adaptation.
+        yardstick: name of the yardstick that the clip's continuation is, None if it is none.
         params: of the pipeline.
         environment: see :attr:`lora_tta.experiment.lazy_model.LazyModel.environment`.
         conditioning: SHA-256 of the file of the clip's conditioning.
@@ -31,6 +34,7 @@ class ClipWork:
 
     clip: Clip
     adaptation: AdaptationParams | None
+    yardstick: str | None
     params: Params
     environment: Mapping[str, Any]
     conditioning: str
@@ -44,7 +48,8 @@ class ClipWork:
     @property
     def generation_seed(self) -> int:
         """Seed of the starting noise."""
-        return derive_seed(self.params.generation.seed, self.clip.clip_id)
+        name = self.clip.clip_id if self.yardstick is None else f"{self.clip.clip_id} {self.yardstick}"
+        return derive_seed(self.params.generation.seed, name)
 
     def adapter_key(self, num_steps: int) -> dict[str, Any]:
         """Key of the adapted parameters after a number of steps."""
@@ -69,7 +74,16 @@ class ClipWork:
 
     @cached_property
     def continuation_key(self) -> dict[str, Any]:
-        """Key of the generated video."""
+        """Key of the generated video, or of the yardstick's."""
+        if self.yardstick in (LAST_FRAME, RECONSTRUCTION):
+            needs_model = self.yardstick == RECONSTRUCTION
+            model_code = [backbone_module(self.params.model.backbone)] if needs_model else []
+            return {
+                **(self.environment if needs_model else {}),
+                "code": code_version(YARDSTICK_CODE, READING, *model_code),
+                "yardstick": self.yardstick,
+                "clip": self.clip.sha256,
+            }
         return {
             **self.environment,
             "code": generation_code(self.params.model),

@@ -15,7 +15,7 @@ from lora_tta.config import Params
 from lora_tta.errors import UserError, reason_of
 from lora_tta.experiment.processes import forkserver, num_processes, take_gpu
 from lora_tta.records.clips import Clip
-from lora_tta.records.point import Point
+from lora_tta.records.point import Arm
 
 if TYPE_CHECKING:
     from lora_tta.experiment.preloaded import ClipRunner
@@ -34,14 +34,14 @@ class ClipTasks(NamedTuple):
         clips_folder: of the preprocessed clips.
         encoded: folder of the conditionings.
         clips: in the order in which they are taken.
-        points: each clip is run at each of them, see :meth:`ClipRunner.run`.
+        arms: in which each clip is run, see :meth:`ClipRunner.run`.
     """
 
     params: Params
     clips_folder: Path
     encoded: Path
     clips: Sequence[Clip]
-    points: Sequence[Point | None]
+    arms: Sequence[Arm]
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def clips_at_work(tasks: ClipTasks, description: str) -> "Iterator[Iterator[Outc
     Work begins with the ``with`` block. The files of the outcomes stay in the cache until the block ends.
 
     Yields:
-        An iterator over the clips in their order: an outcome or a failure for each of the points. It raises a
+        An iterator over the clips in their order: an outcome or a failure for each of the arms. It raises a
         :class:`UserError` as soon as more than a tenth of the clips has failed, and the rest is left.
     """
     workers = tasks.params.workers.processes
@@ -60,7 +60,7 @@ def clips_at_work(tasks: ClipTasks, description: str) -> "Iterator[Iterator[Outc
 
         runner = ClipRunner(tasks.params, tasks.clips_folder, tasks.encoded)
         with runner.working():
-            here = _one_behind(run_points(runner, clip, tasks.points) for clip in tasks.clips)
+            here = _one_behind(run_arms(runner, clip, tasks.arms) for clip in tasks.clips)
             yield _checked(enumerate(here), tasks, description)
         return
     context = forkserver(RUNNER_MODULE)
@@ -84,8 +84,8 @@ def clips_at_work(tasks: ClipTasks, description: str) -> "Iterator[Iterator[Outc
             process.join()
 
 
-def run_points(runner: "ClipRunner", clip: Clip, points: Sequence[Point | None]) -> "Future[Outcomes]":
-    """Begin the work on a clip at each point; what fails becomes a :class:`ClipFailure`."""
+def run_arms(runner: "ClipRunner", clip: Clip, arms: Sequence[Arm]) -> "Future[Outcomes]":
+    """Begin the work on a clip in each arm; what fails becomes a :class:`ClipFailure`."""
     from lora_tta.records.outcome import ClipFailure
 
     def guarded(work: Callable[[], Any]) -> Any:
@@ -96,7 +96,7 @@ def run_points(runner: "ClipRunner", clip: Clip, points: Sequence[Point | None])
         except Exception as error:
             return ClipFailure(clip, reason_of(error))
 
-    begun = [guarded(lambda at=point: runner.begin(clip, at)) for point in points]
+    begun = [guarded(lambda of=arm: runner.begin(clip, of)) for arm in arms]
     return runner.beside.submit(
         lambda: tuple(guarded(part.result) if isinstance(part, Future) else part for part in begun)
     )
@@ -124,7 +124,7 @@ def _work(tasks: ClipTasks, index: int, taken: Any, results: "SimpleQueue[Any]",
         with runner.working():
             sent: list[Future[None]] = []
             while (number := _take(taken)) < len(tasks.clips) and _parent_lives():
-                outcomes = run_points(runner, tasks.clips[number], tasks.points)
+                outcomes = run_arms(runner, tasks.clips[number], tasks.arms)
                 sent.append(
                     runner.beside.submit(lambda at=number, of=outcomes: results.put((at, of.result())))
                 )

@@ -1,6 +1,7 @@
 """One clip through adaptation, generation and measurement, with every finished part kept in the cache."""
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -24,13 +25,16 @@ from lora_tta.experiment.beside import Beside
 from lora_tta.experiment.clip_work import ClipWork, adaptation_code, generation_code, measuring_code
 from lora_tta.experiment.lazy_model import LazyModel
 from lora_tta.files import file_sha256
-from lora_tta.generation.continuation import generate_continuation
+from lora_tta.generation.continuation import Continuation, generate_continuation
+from lora_tta.generation.yardsticks import reconstruct, repeat_last_frame
 from lora_tta.models.speed.first_use import GPU_ALONE
+from lora_tta.peak_memory import PeakMemory
 from lora_tta.records.clips import CONDITIONING_FRAMES, Clip
 from lora_tta.records.metric_table import ClipMetrics
 from lora_tta.records.outcome import ClipOutcome
-from lora_tta.records.point import Point
+from lora_tta.records.point import Arm
 from lora_tta.records.results import ClipResult, read_results, write_costs, write_results
+from lora_tta.records.yardsticks import LAST_FRAME, RECONSTRUCTION
 
 # A clip's: its snapshots, files, measurements and log. More would pile up in memory behind a slow disk.
 JOBS_BEHIND = 8
@@ -83,8 +87,8 @@ class ClipRunner:
             finally:
                 self.beside.wait()
 
-    def run(self, clip: Clip, point: Point | None) -> ClipOutcome:
-        """Continue a clip, adapted first unless ``point`` is None, and measure the generated frames.
+    def run(self, clip: Clip, arm: Arm) -> ClipOutcome:
+        """Continue a clip, adapted first if ``arm`` is a point, and measure the generated frames.
 
         Raises:
             UserError: a file or the model cannot be read.
@@ -92,21 +96,21 @@ class ClipRunner:
             torch.OutOfMemoryError: memory runs out with recomputation too.
         """
         with self.working():
-            return self.begin(clip, point).result()
+            return self.begin(clip, arm).result()
 
-    def begin(self, clip: Clip, point: Point | None) -> "Future[ClipOutcome]":
+    def begin(self, clip: Clip, arm: Arm) -> "Future[ClipOutcome]":
         """Do the model's work on a clip; what needs no model is done beside that of the next clip.
 
         To be called in :meth:`working`. The same errors as of :meth:`run` come from here or from the future.
         """
-        work = self._work(clip, point)
+        work = self._work(clip, arm)
         lock = self._whole(work)
         lock.acquire()
         return self._begin(work, lock)
 
-    def try_begin(self, clip: Clip, point: Point | None) -> "Future[ClipOutcome] | None":
+    def try_begin(self, clip: Clip, arm: Arm) -> "Future[ClipOutcome] | None":
         """As :meth:`begin`, unless the clip is done or in another process's hands: then None."""
-        work = self._work(clip, point)
+        work = self._work(clip, arm)
         lock = self._whole(work)
         try:
             lock.acquire(timeout=0)
@@ -139,12 +143,14 @@ class ClipRunner:
         """The metrics that are measured, in their usual order."""
         return self._measure.metric_names
 
-    def _work(self, clip: Clip, point: Point | None) -> ClipWork:
-        key = (clip.clip_id, None if point is None else tuple(point.items()))
+    def _work(self, clip: Clip, arm: Arm) -> ClipWork:
+        point, yardstick = (None, arm) if arm is None or isinstance(arm, str) else (arm, None)
+        key = (clip.clip_id, yardstick, None if point is None else tuple(point.items()))
         if key not in self._works:
             self._works[key] = ClipWork(
                 clip=clip,
                 adaptation=None if point is None else self.params.adaptation.at(point),
+                yardstick=yardstick,
                 params=self.params,
                 environment=self.model.environment,
                 conditioning=file_sha256(self._conditioning_file(clip)),
@@ -250,16 +256,19 @@ class ClipRunner:
         """Continue the clip, unless the cache holds its continuation."""
         if entry := self.cache.find("continuation", work.continuation_key):
             return Entry(entry)
-        if work.adaptation is None or adapter is None:
-            self._methods.clear()
-        elif not adapter.in_model:
-            self._methods.put(work.adaptation.method).load(adapter() / ADAPTER_FOLDER)
-        continuation = generate_continuation(
-            self.model.backbone,
-            self._conditioning(work.clip),
-            self.params.generation,
-            work.generation_seed,
-        )
+        if work.yardstick in (LAST_FRAME, RECONSTRUCTION):
+            continuation = self._yardstick(work)
+        else:
+            if work.adaptation is None or adapter is None:
+                self._methods.clear()
+            elif not adapter.in_model:
+                self._methods.put(work.adaptation.method).load(adapter() / ADAPTER_FOLDER)
+            continuation = generate_continuation(
+                self.model.backbone,
+                self._conditioning(work.clip),
+                self.params.generation,
+                work.generation_seed,
+            )
 
         def save(folder: Path) -> None:
             np.save(folder / FRAMES_NAME, continuation.frames)
@@ -268,6 +277,14 @@ class ClipRunner:
             (folder / COST_NAME).write_text(json.dumps(cost))
 
         return Entry(lambda: self.cache.fetch("continuation", work.continuation_key, save))
+
+    def _yardstick(self, work: ClipWork) -> Continuation:
+        frames = read_clip_frames(self.clips_folder, work.clip)
+        if work.yardstick == LAST_FRAME:
+            return Continuation(repeat_last_frame(frames), seconds=0.0, peak_memory_bytes=0)
+        memory, began = PeakMemory(self.model.device), time.perf_counter()
+        frames = reconstruct(self.model.backbone, frames)
+        return Continuation(frames, time.perf_counter() - began, memory.bytes())
 
     def _result(self, work: ClipWork, continuation: Path, adapter: Path | None) -> ClipResult:
         generated = np.load(continuation / FRAMES_NAME)[CONDITIONING_FRAMES:]

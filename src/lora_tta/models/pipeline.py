@@ -328,11 +328,11 @@ class OpenSoraContinuationPipeline(DiffusionPipeline):
         if output_type == "latent":
             output = latents
         else:
-            output = self.video_processor.postprocess_video(self._decode(latents), output_type)
+            output = self.video_processor.postprocess_video(self.decode(latents), output_type)
         self.maybe_free_model_hooks()
         return OpenSoraPipelineOutput(frames=output) if return_dict else (output,)
 
-    def _decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor) -> Tensor:
         """See :func:`decode_latents`; graphs of training and sampling may keep memory that this needs."""
         decode = partial(decode_latents, self.vae, latents)
         with_room = getattr(self.transformer.forward, "with_room", None)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 Point = Mapping[str, int | float | str]
+# How a clip is continued: adapted at a point, as a yardstick of this name, or without adaptation.
+Arm = Point | str | None
 
 
 def describe(point: Point) -> str:

@@ -16,7 +16,8 @@ from lora_tta.evaluation.statistics import PairedComparison
 from lora_tta.files import write_text
 from lora_tta.records.clips import CONDITIONING_FRAMES, NUM_FRAMES
 from lora_tta.records.metric_table import COSTS, UNTRAINED_NAME, metric
-from lora_tta.records.results import ClipResult, mean_costs, pair_results
+from lora_tta.records.results import ClipResult, mean_costs, mean_metrics, pair_results
+from lora_tta.records.yardsticks import YARDSTICKS
 from lora_tta.report.charts import BarChart, LineChart, difference_chart, interval_mark, line_chart
 from lora_tta.report.dvc_plots import clip_differences, frame_curve, loss_curve
 
@@ -39,6 +40,8 @@ class ReportContext:
         baseline: results without adaptation.
         adapted: results of the same clips with adaptation.
         comparisons: as :func:`lora_tta.evaluation.comparison.compare` returns them.
+        yardsticks: results of the same clips by the names of ``YARDSTICKS``; any may be missing.
+        luck: the comparison of the baseline with itself at another seed, empty without one.
         primary: the metric that the answer is given in.
         search_comparisons: the same of the clips that chose the settings, which are in nothing else here.
         videos: by ``clip_id``; clips without videos are left out of the video section.
@@ -60,6 +63,8 @@ class ReportContext:
     baseline: Sequence[ClipResult]
     adapted: Sequence[ClipResult]
     comparisons: Mapping[str, PairedComparison]
+    yardsticks: Mapping[str, Sequence[ClipResult]]
+    luck: Mapping[str, PairedComparison]
     primary: str
     search_comparisons: Mapping[str, PairedComparison]
     videos: Mapping[str, ClipVideos]
@@ -96,6 +101,8 @@ def write_report(path: Path, context: ReportContext) -> None:
         labels={row.name: row.title for row in rows},
         short_labels={row.name: row.label for row in rows},
         directions={row.name: row.direction for row in rows},
+        yardstick_rows=[row for row in YARDSTICKS if row.name in context.yardsticks],
+        yardstick_means={name: mean_metrics(results) for name, results in context.yardsticks.items()},
         units={row.name: f" {row.unit}" if row.unit else "" for row in rows},
         compared_with_truth=[row.name for row in rows if row.needs_reference],
         untrained_name=UNTRAINED_NAME,
@@ -121,10 +128,9 @@ def _difference_chart(context: ReportContext, name: str) -> BarChart:
 
 
 def _frame_chart(context: ReportContext, name: str) -> LineChart:
-    curve = frame_curve(context.baseline, context.adapted, name)
-    return line_chart(
-        curve["frame"].tolist(), {side: curve[side].tolist() for side in ("baseline", "adapted")}
-    )
+    curve = frame_curve(context.baseline, context.adapted, context.yardsticks, name)
+    sides = [str(column) for column in curve if column != "frame"]
+    return line_chart(curve["frame"].tolist(), {side: curve[side].tolist() for side in sides})
 
 
 def _loss_chart(adapted: Sequence[ClipResult]) -> LineChart | None:

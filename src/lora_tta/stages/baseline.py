@@ -1,4 +1,4 @@
-"""Stage ``baseline``: continuations of every clip without adaptation."""
+"""Stage ``baseline``: continuations of every clip without adaptation, and the yardsticks beside them."""
 
 import sys
 
@@ -6,18 +6,23 @@ from lora_tta.errors import report_user_errors
 from lora_tta.experiment.pool import ClipTasks, clips_at_work
 from lora_tta.files import atomic
 from lora_tta.records.clips import read_manifest
-from lora_tta.stages.paths import BASELINE, BASELINE_COSTS, CLIPS, ENCODED
+from lora_tta.records.yardsticks import YARDSTICKS
+from lora_tta.stages.paths import BASELINE, BASELINE_COSTS, CLIPS, ENCODED, YARDSTICKS_FOLDER
 from lora_tta.stages.stage_params import load_stage_params
 
 
 def main() -> None:
-    """Write ``outputs/baseline`` and log the MLflow run ``baseline``."""
+    """Write ``outputs/baseline`` and log the MLflow run ``baseline``.
+
+    ``yardsticks/<name>`` has a yardstick's tables (:mod:`lora_tta.records.yardsticks`), of the same clips.
+    """
     params = load_stage_params()
-    tasks = ClipTasks(params, CLIPS, ENCODED, read_manifest(CLIPS), [None])
+    names = [yardstick.name for yardstick in YARDSTICKS]
+    tasks = ClipTasks(params, CLIPS, ENCODED, read_manifest(CLIPS), [None, *names])
     with clips_at_work(tasks, "baseline") as arriving:
         # Imported, and the store created, while the workers import torch.
         from lora_tta.experiment.export import export_files, export_tables, strip
-        from lora_tta.records.outcome import ClipFailure
+        from lora_tta.records.outcome import ClipFailure, ClipOutcome
         from lora_tta.records.results import write_costs
         from lora_tta.tracking.mlflow_runs import (
             log_clip,
@@ -29,18 +34,25 @@ def main() -> None:
 
         experiment_id = open_experiment(params.tracking)
         outcomes, failures = [], []
+        measured: dict[str, list[ClipOutcome]] = {name: [] for name in names}
         with atomic(BASELINE) as folder, tracked_run(experiment_id, "baseline", "baseline") as run_id:
             log_settings(
                 run_id, params.model_dump(mode="json", include={"model", "preprocess", "generation"})
             )
-            for (outcome,) in arriving:
-                if isinstance(outcome, ClipFailure):
-                    failures.append(outcome)
+            for arms in arriving:
+                # A clip without one of the yardsticks could not be read against it.
+                if failed := [arm for arm in arms if isinstance(arm, ClipFailure)]:
+                    failures.append(failed[0])
                     continue
+                outcome, *others = (arm for arm in arms if isinstance(arm, ClipOutcome))
+                for name, other in zip(names, others, strict=True):
+                    measured[name].append(other)
                 outcomes.append(outcome)
                 export_files(folder, outcome)
                 log_clip(run_id, outcome, strip(CLIPS, outcome))
             export_tables(folder, outcomes, failures)
+            for name in names:
+                export_tables(folder / YARDSTICKS_FOLDER / name, measured[name])
             log_summary(run_id, outcomes)
         write_costs(BASELINE_COSTS, [outcome.result for outcome in outcomes])
     for failure in failures:

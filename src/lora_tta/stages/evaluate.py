@@ -19,7 +19,8 @@ from lora_tta.files import write_text
 from lora_tta.records.clips import read_manifest
 from lora_tta.records.metric_table import UNTRAINED_NAME
 from lora_tta.records.point import flatten
-from lora_tta.records.results import ClipResult, read_results
+from lora_tta.records.results import ClipResult, mean_metrics, read_results
+from lora_tta.records.yardsticks import OTHER_SEED, YARDSTICKS
 from lora_tta.report.caveats import search_caveats
 from lora_tta.report.dvc_plots import write_plots
 from lora_tta.report.page import ClipVideos, ReportContext, write_costs_script, write_report
@@ -37,6 +38,8 @@ from lora_tta.stages.paths import (
     REPORT_COSTS,
     SEARCH_CLIPS_METRICS,
     TRIALS,
+    YARDSTICK_METRICS,
+    YARDSTICKS_FOLDER,
 )
 
 MAX_VIDEOS = 24
@@ -61,6 +64,16 @@ def main() -> None:
     on_search_clips = [[result for result in arm if result.clip_id in searched] for arm in arms]
     statistics = params.evaluation.bootstrap_samples, params.evaluation.seed
     comparisons = compare(baseline, adapted, *statistics)
+    tested = {result.clip_id for result in baseline}
+    yardsticks = {
+        row.name: [
+            result
+            for result in read_results(BASELINE / YARDSTICKS_FOLDER / row.name)
+            if result.clip_id in tested
+        ]
+        for row in YARDSTICKS
+    }
+    luck = compare(baseline, yardsticks[OTHER_SEED], *statistics)
     before, after = on_search_clips
     search_comparisons = compare(before, after, *statistics) if before else {}
     best, trials = json.loads(BEST.read_text()), pd.read_csv(TRIALS)
@@ -70,7 +83,10 @@ def main() -> None:
     for path, compared in ((METRICS, comparisons), (SEARCH_CLIPS_METRICS, search_comparisons)):
         values = {name: comparison.as_json() for name, comparison in compared.items()}
         write_text(path, json.dumps(values, indent=1) + "\n")
-    write_plots(PLOTS, baseline, adapted, trials)
+    means = {name: mean_metrics(results) for name, results in yardsticks.items()}
+    by_metric = {name: {yardstick: means[yardstick][name] for yardstick in means} for name in comparisons}
+    write_text(YARDSTICK_METRICS, json.dumps(by_metric, indent=1) + "\n")
+    write_plots(PLOTS, baseline, adapted, yardsticks, trials)
     write_costs_script(REPORT_COSTS, baseline, adapted)
     write_report(
         REPORT,
@@ -79,6 +95,8 @@ def main() -> None:
             baseline=baseline,
             adapted=adapted,
             comparisons=comparisons,
+            yardsticks=yardsticks,
+            luck=luck,
             primary=_primary(params.evaluation.primary, comparisons),
             search_comparisons=search_comparisons,
             videos={result.clip_id: clip_videos(result) for result in baseline},

@@ -6,6 +6,7 @@ CLIPS = Path("outputs/clips")
 ENCODED = Path("outputs/encoded")
 ENCODING_MODEL = ENCODED / "model.json"
 BASELINE = Path("outputs/baseline")
+YARDSTICKS_FOLDER = "yardsticks"  # of the baseline
 SEARCH = Path("outputs/search")
 STUDY = SEARCH / "study"
 SLURM_LOGS = Path("outputs/slurm")
@@ -16,6 +17,7 @@ ADAPT = Path("outputs/adapt")
 EVALUATE = Path("outputs/evaluate")
 PLOTS = EVALUATE / "plots"
 METRICS = EVALUATE / "metrics.json"
+YARDSTICK_METRICS = EVALUATE / "metrics_yardsticks.json"
 SEARCH_CLIPS_METRICS = EVALUATE / "metrics_search_clips.json"
 # Costs differ from run to run and belong to one machine: DVC does not track them.
 COSTS = Path("outputs/costs")
