@@ -64,6 +64,7 @@ def main() -> None:
     on_search_clips = [[result for result in arm if result.clip_id in searched] for arm in arms]
     statistics = params.evaluation.bootstrap_samples, params.evaluation.seed
     comparisons = compare(baseline, adapted, *statistics)
+    primary = _primary(params.evaluation.primary, comparisons)
     tested = {result.clip_id for result in baseline}
     yardsticks = {
         row.name: [
@@ -97,7 +98,7 @@ def main() -> None:
             comparisons=comparisons,
             yardsticks=yardsticks,
             luck=luck,
-            primary=_primary(params.evaluation.primary, comparisons),
+            primary=primary,
             search_comparisons=search_comparisons,
             videos={result.clip_id: clip_videos(result) for result in baseline},
             max_videos=MAX_VIDEOS,
