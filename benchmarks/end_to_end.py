@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=12, help="of the search")
     parser.add_argument("--test-clips", type=int, default=4, help="besides them")
     parser.add_argument("--trials", type=int, default=1)
+    parser.add_argument("--stages", nargs="+", default=STAGES, choices=STAGES, help="run these alone")
     parser.add_argument("--size", type=int, nargs=2, default=(192, 336), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--set", nargs="*", default=[], metavar="SECTION.KEY=VALUE", help="changed settings")
     parser.add_argument("--against", type=Path, help="the --output of a run with one GPU, for the scaling")
@@ -133,7 +134,7 @@ def run_pipeline(arguments: argparse.Namespace, folder: Path, model: Path) -> It
     run(["params", "--preset", "opensora-v2"], work, environment, lora_tta)
     run(["params", *settings], work, environment, lora_tta)
     run([sys.executable, "-m", "dvc", "config", "core.analytics", "false"], work, environment)
-    for stage in STAGES:
+    for stage in arguments.stages:
         clear_log(work / "probe")
         start = time.time()
         run([sys.executable, "-m", "dvc", "repro", "--single-item", stage], work, environment)
@@ -245,11 +246,10 @@ def summarize(stages: dict[str, dict], work: Path) -> dict:
 def findings(figures: dict, against: dict | None) -> list[str]:
     """What the run comes to, beside the targets and the published code."""
     stages = figures["stages"]
-    workers = [worker for stage in ("baseline", "search", "adapt") for worker in stages[stage]["workers"]]
+    worked = [stages[name] for name in ("baseline", "search", "adapt") if name in stages]
+    workers = [worker for stage in worked for worker in stage["workers"]]
     shares = [worker["share"] for worker in workers if worker["share"]]
     starts = [worker["to first clip"] for worker in workers]
-    encode = stages["encode"]["workers"][0]
-    encoding = (encode["window"][1] - encode["window"][0]) / max(1, encode["clips"] - 1)
     share_line = (
         f"{min(shares):.1%} to {max(shares):.1%} (target {TARGET_SHARE:.0%})" if shares else "no second clip"
     )
@@ -257,8 +257,10 @@ def findings(figures: dict, against: dict | None) -> list[str]:
         f"model work after a process's first clip: {share_line}",
         f"from the stage's command to its first clip, without the clip's own work: {min(starts):.0f} to "
         f"{max(starts):.0f} s (target {TARGET_START} s, {TARGET_COLD_START} s with empty compiler caches)",
-        f"encode: {encoding:.2f} s a clip after the first (target {TARGET_ENCODING:.0f} s)",
     ]
+    for encode in stages.get("encode", {}).get("workers", []):
+        encoding = (encode["window"][1] - encode["window"][0]) / max(1, encode["clips"] - 1)
+        lines.append(f"encode: {encoding:.2f} s a clip after the first (target {TARGET_ENCODING:.0f} s)")
     if "adaptation" in figures:
         lines += costs(figures, sum(shares) / len(shares))
     if against:

@@ -24,21 +24,21 @@ LEARNING_RATES = {"rank": [2], "learning_rate": [1e-3, 1e-2], "num_steps": [1]}
 
 @dataclass
 class Fault:
-    """Replaces the work on clips with one that raises at a learning rate, ``times`` times."""
+    """Replaces the adaptation to clips with one that raises at a learning rate, ``times`` times."""
 
     learning_rate: float
     times: int
 
     def put_into(self, monkeypatch):
-        real = ClipRunner.begin
+        real = ClipRunner._adapter
 
-        def begin(runner, clip, point):
-            if point is not None and point["learning_rate"] == self.learning_rate and self.times:
+        def adapter(runner, work, adaptation):
+            if adaptation.learning_rate == self.learning_rate and self.times:
                 self.times -= 1
                 raise RuntimeError("a passing\nfault")
-            return real(runner, clip, point)
+            return real(runner, work, adaptation)
 
-        monkeypatch.setattr(ClipRunner, "begin", begin)
+        monkeypatch.setattr(ClipRunner, "_adapter", adapter)
 
 
 def test_a_diverging_trial_fails_at_once_with_its_reason_and_the_study_goes_on(search_in):

@@ -55,7 +55,46 @@ def test_an_idle_worker_takes_clips_of_a_running_trial_from_its_end(search_in):
         with owner.runner._whole(owner.runner._work(search.clips[0], point)):
             assert helper._help()
     assert len(search.entries("result")) == 2
-    assert [helper.runner.try_begin(clip, point) is None for clip in search.clips] == [False, True, True]
+    assert [helper.runner.is_done(clip, point) for clip in search.clips] == [False, True, True]
+
+
+def test_a_clip_in_a_helpers_hands_comes_last_and_changes_no_value(search_in, monkeypatch):
+    point = {"rank": 2, "learning_rate": 1e-3, "num_steps": 1}
+    space = {name: [value] for name, value in point.items()}
+    undisturbed, search = (search_in(name, num_clips=3, space=space) for name in ("alone", "helped"))
+    undisturbed.worker().work()
+    owner, helper = search.worker(), search.worker()
+    tried, try_begin = [], owner.runner.try_begin
+
+    def recording(clip, arm):
+        begun = try_begin(clip, arm)
+        if arm is not None and begun:
+            tried.append(search.clips.index(clip))
+        return begun
+
+    def release():
+        if tried == [1, 2]:
+            first.release()
+        return False
+
+    monkeypatch.setattr(owner.runner, "try_begin", recording)
+    monkeypatch.setattr(owner, "_help", lambda at_most=None: release())
+    first = helper.runner._whole(helper.runner._work(search.clips[0], point))
+    with first:
+        owner.work()
+    assert tried == [1, 2, 0]
+    assert search.outcome() == undisturbed.outcome()
+    assert search.study().trials[0].intermediate_values == undisturbed.study().trials[0].intermediate_values
+
+
+def test_a_worker_that_waits_for_a_helper_does_one_clip_of_another_trial_and_none_of_its_own(search_in):
+    search = search_in("study", num_clips=3)
+    owner, other = search.worker(), search.worker()
+    with owner._heartbeat, other._heartbeat:
+        own, others = (point_of(worker._claim()) for worker in (owner, other))
+        assert owner._help(at_most=1)
+        assert [owner.runner.is_done(clip, others) for clip in search.clips] == [False, False, True]
+        assert not any(owner.runner.is_done(clip, own) for clip in search.clips)
 
 
 def test_its_clips_follow_each_other_without_waiting_for_their_measurements(search_in, monkeypatch):

@@ -101,7 +101,8 @@ class ClipRunner:
     def begin(self, clip: Clip, arm: Arm) -> "Future[ClipOutcome]":
         """Do the model's work on a clip; what needs no model is done beside that of the next clip.
 
-        To be called in :meth:`working`. The same errors as of :meth:`run` come from here or from the future.
+        To be called in :meth:`working`. Waits while the clip is in another process's hands. The same errors as
+        of :meth:`run` come from here or from the future.
         """
         work = self._work(clip, arm)
         lock = self._whole(work)
@@ -109,17 +110,18 @@ class ClipRunner:
         return self._begin(work, lock)
 
     def try_begin(self, clip: Clip, arm: Arm) -> "Future[ClipOutcome] | None":
-        """As :meth:`begin`, unless the clip is done or in another process's hands: then None."""
+        """As :meth:`begin`, unless the clip is in another process's hands: then None."""
         work = self._work(clip, arm)
         lock = self._whole(work)
         try:
             lock.acquire(timeout=0)
         except Timeout:
             return None
-        if self.cache.find("result", work.result_key):
-            lock.release()
-            return None
         return self._begin(work, lock)
+
+    def is_done(self, clip: Clip, arm: Arm) -> bool:
+        """Whether the cache holds the clip's measurements."""
+        return self.cache.find("result", self._work(clip, arm).result_key) is not None
 
     def study_identity(self, clips: Sequence[Clip]) -> dict[str, Any]:
         """Everything that the value of a trial on these clips depends on, besides its point."""

@@ -1,7 +1,7 @@
 """One worker of a study: claims trials, runs them clip by clip, and helps others when none is left."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 
 import numpy as np
@@ -48,6 +48,8 @@ from lora_tta.tracking.mlflow_runs import (
 WORKER_ATTRIBUTE, TRIES_ATTRIBUTE = "worker", "tries"
 # A trial that failed may have met a passing fault, such as memory that another program took.
 MAX_TRIES = 3
+# Between two looks whether a helper is done with a clip.
+HELPER_SECONDS = 0.2
 
 
 class Worker:
@@ -190,28 +192,60 @@ class Worker:
     def _run_clips(
         self, trial: optuna.Trial, title: str, run_id: str
     ) -> tuple[list[ClipOutcome], list[ClipOutcome], bool]:
-        """The clips in order, until the pruner stops the trial; says whether it did.
+        """The clips, until the pruner stops the trial; says whether it did.
 
-        Without a pruner, a clip's measurements are waited for while the model works on the next clip.
+        Without a pruner, a clip's measurements are waited for while the model works on another clip.
         """
-        begun: list[Future[tuple[ClipOutcome, ClipOutcome]]] = []
+        begun: dict[int, Future[tuple[ClipOutcome, ClipOutcome]]] = {}
         values: list[float] = []
-        behind = 0 if self.search.pruner != "none" else 1
-        for clip in tqdm(self.clips, title, unit="clip", leave=False, disable=not self._shows_progress):
-            begun.append(self._begin_clip(clip, point_of(trial), run_id))
-            for future in begun[len(values) : len(begun) - behind]:
-                self._report(trial, values, future.result()[0], run_id)
-            if behind == 0 and len(begun) < len(self.clips) and trial.should_prune():
-                break
-        for future in begun[len(values) :]:
-            self._report(trial, values, future.result()[0], run_id)
-        pairs = [future.result() for future in begun]
+        progress = tqdm(
+            total=len(self.clips), desc=title, unit="clip", leave=False, disable=not self._shows_progress
+        )
+        with progress:
+            for number, future in self._begun_clips(trial, run_id):
+                progress.update()
+                begun[number] = future
+                # In the order of the clips, whichever was begun first: a running mean depends on it.
+                while len(values) in begun and (self._prunes or len(values) != number):
+                    self._report(trial, values, begun[len(values)].result()[0], run_id)
+                if self._prunes and len(begun) < len(self.clips) and trial.should_prune():
+                    break
+        pairs = [begun[number].result() for number in range(len(begun))]
+        for adapted, _ in pairs[len(values) :]:
+            self._report(trial, values, adapted, run_id)
         pruned = len(pairs) < len(self.clips)
         return [adapted for adapted, _ in pairs], [before for _, before in pairs], pruned
 
-    def _begin_clip(self, clip: Clip, point: Point, run_id: str) -> "Future[tuple[ClipOutcome, ClipOutcome]]":
-        """Begin a clip at a point and without adaptation; both are logged beside the next clip's work."""
-        adapted, before = self.runner.begin(clip, point), self.runner.begin(clip, None)
+    def _begun_clips(
+        self, trial: optuna.Trial, run_id: str
+    ) -> "Iterator[tuple[int, Future[tuple[ClipOutcome, ClipOutcome]]]]":
+        """The numbers of all clips, each with its work once that has begun.
+
+        The clips come in order, but for those in a helper's hands, which come when they are done. Until then
+        this worker helps others.
+        """
+        left = dict(enumerate(self.clips))
+        while left:
+            taken = len(left)
+            for number, clip in list(left.items()):
+                if future := self._begin_clip(clip, point_of(trial), run_id):
+                    del left[number]
+                    yield number, future
+            if len(left) == taken and not self._help(at_most=1):
+                time.sleep(HELPER_SECONDS)
+
+    def _begin_clip(
+        self, clip: Clip, point: Point, run_id: str
+    ) -> "Future[tuple[ClipOutcome, ClipOutcome]] | None":
+        """Begin a clip at a point and without adaptation, unless a helper works on the first.
+
+        Both are logged beside the next clip's work.
+        """
+        # A pruner judges the clips in their order, and there are no helpers then.
+        adapted = (self.runner.begin if self._prunes else self.runner.try_begin)(clip, point)
+        if adapted is None:
+            return None
+        before = self.runner.begin(clip, None)
 
         def log() -> tuple[ClipOutcome, ClipOutcome]:
             pair = adapted.result(), before.result()
@@ -231,17 +265,17 @@ class Worker:
         # Wilcoxon's test pairs the values of single clips; the other pruners compare running means.
         trial.report(values[-1] if self.search.pruner == "wilcoxon" else mean, len(values) - 1)
 
-    def _help(self) -> bool:
-        """Do the clips of a running trial that nobody works on, from their end; False if there are none."""
-        if self.search.pruner != "none":
+    def _help(self, at_most: int | None = None) -> bool:
+        """Do clips of another's trial that nobody works on, from its end; False if there are none."""
+        if self._prunes:
             return False  # The clips at a trial's end may never be needed.
         return any(
-            self._do_in_advance((clip, point_of(trial)) for clip in reversed(self.clips))
+            self._do_in_advance(((clip, point_of(trial)) for clip in reversed(self.clips)), at_most)
             for trial in self._trials(TrialState.RUNNING)
-            if self._has_point(trial)
+            if self._has_point(trial) and trial.user_attrs.get(WORKER_ATTRIBUTE) != self._heartbeat.worker_id
         )
 
-    def _do_in_advance(self, work: Iterable[tuple[Clip, Point | None]]) -> bool:
+    def _do_in_advance(self, work: Iterable[tuple[Clip, Point | None]], at_most: int | None = None) -> bool:
         """Do clips that nobody has done or works on, up to the first failure; False if there are none.
 
         The trial's own worker meets the same failure, and tells it.
@@ -250,8 +284,12 @@ class Worker:
         try:
             with self.runner.working():
                 for clip, point in work:
-                    future = self.runner.try_begin(clip, point)
-                    begun += [future] if future else []
+                    if len(begun) == at_most:
+                        break
+                    if self.runner.is_done(clip, point):
+                        continue
+                    if future := self.runner.try_begin(clip, point):
+                        begun.append(future)
             for future in begun:
                 future.result()
         except UserError:
@@ -259,6 +297,10 @@ class Worker:
         except Exception:
             return False
         return bool(begun)
+
+    @property
+    def _prunes(self) -> bool:
+        return self.search.pruner != "none"
 
     def _owns(self, trial: optuna.Trial) -> bool:
         """Whether the trial is this worker's still: one that was taken for dead has lost it."""
