@@ -101,8 +101,8 @@ class ClipRunner:
     def begin(self, clip: Clip, arm: Arm) -> "Future[ClipOutcome]":
         """Do the model's work on a clip; what needs no model is done beside that of the next clip.
 
-        To be called in :meth:`working`. Waits while the clip is in another process's hands. The same errors as
-        of :meth:`run` come from here or from the future.
+        To be called in :meth:`working`. Waits while the clip is in another process's hands. The same errors
+        as of :meth:`run` come from here or from the future.
         """
         work = self._work(clip, arm)
         lock = self._whole(work)
