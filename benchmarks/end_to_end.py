@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -65,6 +66,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="write the figures as JSON too")
     parser.add_argument("--tiny", action="store_true", help="a model of the embedded one's size")
     arguments = parser.parse_args()
+    # What a time limit cuts off shows how far it came.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))
     folder = arguments.folder.absolute()
     model = folder / ("tiny-model" if arguments.tiny else "model")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(["src", os.environ.get("PYTHONPATH", "")])}
@@ -146,10 +149,13 @@ def run_pipeline(arguments: argparse.Namespace, folder: Path, model: Path) -> It
 def run(command: list[str], work: Path, environment: dict, prefix: Sequence[str] = ()) -> None:
     """Run a command in the copy; its output goes to a file, and is shown if the command fails."""
     log = work / "output.txt"
-    with log.open("w") as file:
-        done = subprocess.run([*prefix, *command], cwd=work, env=environment, stdout=file, stderr=file)
-    if done.returncode:
-        raise SystemExit(f"{log.read_text()[-6000:]}\nerror: {' '.join(command)} failed")
+    try:
+        with log.open("w") as file:
+            subprocess.run(
+                [*prefix, *command], cwd=work, env=environment, stdout=file, stderr=file, check=True
+            )
+    except (subprocess.CalledProcessError, SystemExit, KeyboardInterrupt) as error:
+        raise SystemExit(f"{log.read_text()[-6000:]}\nerror: {' '.join(command)} failed: {error}") from None
 
 
 def take_apart(stage: dict, name: str) -> dict:
