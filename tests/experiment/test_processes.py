@@ -22,19 +22,19 @@ from lora_tta.experiment.processes import (
 )
 from lora_tta.search.launch import WORKER_MODULE
 
-# Tells of a process forked from a server that has imported a module: whether it had the module when it
-# began, and whether it can't use CUDA.
+# Tells of a process forked from a server that has imported the last of some modules: whether it had all of
+# them when it began, and whether it can't use CUDA.
 FORKED_BY_THE_SERVER = """
 import sys
-had_module = sys.argv[1] in sys.modules
+had_modules = set(sys.argv[1:]) <= set(sys.modules)
 
 def found():
     import torch
-    return had_module, torch._C._cuda_isInBadFork()
+    return had_modules, torch._C._cuda_isInBadFork()
 
 if __name__ == "__main__":
     from lora_tta.experiment.processes import call_in_process
-    print(had_module, *call_in_process(sys.argv[1], found))
+    print(had_modules, *call_in_process(sys.argv[-1], found))
 """
 # The same of a process forked from one that has imported the module with CUDA's first use in it.
 FORKED_AFTER_A_FIRST_USE = """
@@ -50,14 +50,13 @@ if os.fork() == 0:
     os._exit(0)
 os.wait()
 """
-PRELOADED = [RUNNER_MODULE, WORKER_MODULE]
 
 
-def run(script: str, folder: Path, module: str) -> list[str]:
+def run(script: str, folder: Path, *modules: str) -> list[str]:
     """The words that a script prints; it is a file, since the processes of a server import it."""
     file = folder / "script.py"
     file.write_text(script)
-    done = subprocess.run([sys.executable, file, module], check=True, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, file, *modules], check=True, capture_output=True, text=True)
     return done.stdout.split()
 
 
@@ -73,10 +72,12 @@ def test_errors_come_back_from_the_other_process():
 
 
 @pytest.mark.slow(8)
-@pytest.mark.parametrize("module", PRELOADED)
-def test_forked_processes_have_their_imports_and_can_use_cuda(tmp_path, module):
-    had_module_here, had_module, is_broken = run(FORKED_BY_THE_SERVER, tmp_path, module)
-    assert (had_module_here, had_module) == ("False", "True")
+def test_forked_processes_have_their_imports_and_can_use_cuda(tmp_path):
+    # The module of a study's workers imports that of the other stages' too.
+    had_modules_here, had_modules, is_broken = run(
+        FORKED_BY_THE_SERVER, tmp_path, RUNNER_MODULE, WORKER_MODULE
+    )
+    assert (had_modules_here, had_modules) == ("False", "True")
     assert is_broken == "False"
 
 
