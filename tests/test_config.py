@@ -62,8 +62,9 @@ def test_other_numbers_of_processes_are_one_line_that_names_the_key(tmp_path, pr
     assert "\n" not in str(error.value)
 
 
-def test_lpips_as_objective_demands_the_trained_backbone(tmp_path):
-    text = TEXT.replace("- metric: psnr", "- metric: lpips")
+@pytest.mark.parametrize("metric", ["lpips", "temporal_lpips"])
+def test_lpips_as_objective_demands_the_trained_backbone(tmp_path, metric):
+    text = TEXT.replace("- metric: psnr", f"- metric: {metric}")
     with pytest.raises(UserError, match=r"evaluation\.lpips: required"):
         load_params(written(tmp_path, text))
     load_params(written(tmp_path, text.replace("lpips: auto", "lpips: required")))

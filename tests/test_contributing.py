@@ -59,7 +59,7 @@ def test_a_toy_method_a_toy_metric_and_a_toy_model_run_through_the_pipeline(tmp_
     assert "up to date" in workspace.run("dvc", "status")
 
     metrics = workspace.json("evaluate/metrics.json")
-    assert set(metrics) == {"brightness", "psnr", "ssim", "lpips_untrained", "temporal_consistency"}
+    assert {"brightness", "psnr", "ssim", "lpips_untrained", "temporal_consistency"} < set(metrics)
     assert metrics["psnr"]["difference"] != 0
     best = workspace.json("search/best.json")
     assert set(best["point"]) == {"learning_rate", "num_steps"}

@@ -25,7 +25,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from lora_tta.errors import UserError
-from lora_tta.records.metric_table import COSTS, METRICS
+from lora_tta.records.metric_table import COSTS, METRICS, TRAINED_NAME
 from lora_tta.records.point import Point
 
 # The models by the name of their module in `lora_tta.backbones`.
@@ -159,12 +159,16 @@ class AdaptationParams(Section):
 
 
 class GenerationParams(Section):
-    """Sampling of the continuation in ``v2v_head``."""
+    """Sampling of the continuation in ``v2v_head``.
+
+    ``num_samples`` continuations of a clip differ in their starting noise alone; arms have the same noise.
+    """
 
     num_inference_steps: PositiveInt
     guidance_scale: Annotated[float, Field(ge=1, allow_inf_nan=False)]
     image_guidance_scale: Annotated[float, Field(ge=1, allow_inf_nan=False)]
     guidance_oscillation: bool
+    num_samples: PositiveInt
     seed: NonNegativeInt
 
 
@@ -298,8 +302,12 @@ class Params(Section):
     @model_validator(mode="after")
     def _lpips_can_be_measured(self) -> Self:
         named = {item.metric for item in (*self.search.objectives, *self.search.constraints)}
-        if "lpips" in named and self.evaluation.lpips != "required":
-            raise ValueError("lpips in search.objectives or constraints needs evaluation.lpips: required")
+        trained = named & {row.name for row in METRICS if row.distance == TRAINED_NAME}
+        if trained and self.evaluation.lpips != "required":
+            raise ValueError(
+                f"{', '.join(sorted(trained))} in search.objectives or constraints needs "
+                "evaluation.lpips: required"
+            )
         return self
 
     @model_validator(mode="after")

@@ -4,12 +4,15 @@ import pytest
 
 from lora_tta.cli.main import main
 from lora_tta.stages import search
+from lora_tta.stages.paths import DISTANCE
 
 
 @pytest.fixture
 def started(workspace, monkeypatch):
     """What the command starts, instead of starting it: the place and the number of workers."""
     begun = []
+    DISTANCE.parent.mkdir(parents=True)
+    DISTANCE.write_text('{"lpips": "untrained"}')
     monkeypatch.setattr(search, "read_manifest", lambda folder, split: [split])
     monkeypatch.setattr(search, "run_worker_here", lambda *_: begun.append(("here", 1)))
     monkeypatch.setattr(search, "run_local_workers", lambda *given: begun.append(("processes", given[-1])))

@@ -6,6 +6,7 @@ from clip_results import make_result
 
 from lora_tta.errors import UserError
 from lora_tta.evaluation.comparison import compare
+from lora_tta.records.results import mean_over_samples
 
 
 def test_clips_are_compared_by_id_not_by_order():
@@ -14,6 +15,20 @@ def test_clips_are_compared_by_id_not_by_order():
     psnr = compare(baseline, adapted, samples=100, seed=0)["psnr"]
     assert (psnr.difference, psnr.share_improved) == (pytest.approx(1.5), 1)
     assert 1 <= psnr.interval_low <= psnr.interval_high <= 2
+
+
+def test_samples_are_averaged_before_clips_are_counted():
+    def clips(*psnr_of_samples):
+        return [
+            mean_over_samples([make_result(clip_id, psnr) for psnr in values])
+            for clip_id, values in zip("ab", psnr_of_samples, strict=True)
+        ]
+
+    psnr = compare(clips((10, 12), (20, 20)), clips((11, 15), (20, 24)), samples=100, seed=0)["psnr"]
+    assert psnr.clips == 2
+    # 2 and 2 on average, of 1 and 3, and of 0 and 4.
+    assert psnr.difference == pytest.approx(2)
+    assert psnr.within_clip_spread == pytest.approx(math.sqrt((2 + 8) / 2))
 
 
 def test_every_metric_is_compared_in_its_own_direction():

@@ -14,7 +14,7 @@ import torch
 from torchvision.models import alexnet
 
 from lora_tta.errors import UserError
-from lora_tta.evaluation.perceptual import load_perceptual_distance
+from lora_tta.evaluation.perceptual import decide_mode, load_perceptual_distance
 
 FEATURE_SHAPES = {
     0: (64, 3, 11, 11),
@@ -150,6 +150,15 @@ def test_auto_without_the_backbone_warns_and_renames_the_metric(checkpoints, cap
     assert distance.name == "lpips_untrained"
     assert "LPIPS IS NOT AVAILABLE: alexnet-23456789.pth is not in" in caplog.text
     assert "lpips_untrained" in caplog.text
+
+
+def test_what_auto_comes_to_is_decided_by_the_weights_that_are_at_hand(backbone, checkpoints):
+    url = f"{UNREACHABLE}/{backbone.name}"
+    assert decide_mode("auto", url) == "untrained"
+    (checkpoints / backbone.name).write_bytes(backbone.read_bytes())
+    assert decide_mode("auto", url) == "required"
+    # What was decided before stays what it was.
+    assert load_perceptual_distance("untrained", "cpu", url).name == "lpips_untrained"
 
 
 def test_one_process_tries_the_download_once(backbone, checkpoints, site):

@@ -235,7 +235,7 @@ def test_processes_keep_the_files_in_the_cache_until_the_block_ends(together):
 def held_up(together):
     """The tasks of two processes that get no clip done, since this one has both in its hands."""
     runner = together.runner()
-    locks = [runner._whole(runner._work(clip, None)) for clip in together.clips]
+    locks = [runner._whole(runner._works(clip, None)) for clip in together.clips]
     for lock in locks:
         lock.acquire()
     yield together.tasks(None)

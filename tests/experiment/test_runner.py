@@ -22,7 +22,7 @@ from lora_tta.experiment.export import export_files, export_tables, strip
 from lora_tta.experiment.runner import ClipRunner
 from lora_tta.records.clips import Clip, read_manifest
 from lora_tta.records.outcome import ClipFailure, ClipOutcome
-from lora_tta.records.yardsticks import YARDSTICKS
+from lora_tta.records.yardsticks import LAST_FRAME, OTHER_SEED, YARDSTICKS
 
 POINT = {"rank": 2, "learning_rate": 1e-2, "num_steps": 3}
 
@@ -62,6 +62,7 @@ def content(run: ClipOutcome) -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in files.items()}
 
 
+@pytest.mark.slow(7)
 @pytest.mark.parametrize("point", [None, POINT], ids=["baseline", "adapted"])
 def test_frames_34_to_65_reach_nothing_but_the_metrics(prepare, moving_frames, point):
     changed = moving_frames.copy()
@@ -305,7 +306,7 @@ def test_model_work_that_fails_is_raised_at_once_and_leaves_no_lock(runner, thre
 
 def test_a_clip_in_another_ones_hands_is_left_to_it(runner, ready, clip):
     other = ready.runner()
-    with runner._whole(runner._work(clip, None)):
+    with runner._whole(runner._works(clip, None)):
         assert other.try_begin(clip, None) is None
     assert not other.is_done(clip, None)
     with other.working():
@@ -337,6 +338,44 @@ def test_an_adapter_that_was_just_trained_is_sampled_as_it_is_and_a_stored_one_g
     again = chosen.run(clip, POINT)
     assert loaded == [again.adapter]
     assert content(again) == trained
+
+
+def with_samples(runner: ClipRunner, number: int) -> ClipRunner:
+    values = runner.params.model_dump()
+    values["generation"]["num_samples"] = number
+    return ClipRunner(Params.model_validate(values), runner.clips_folder, runner.encoded)
+
+
+def test_a_clips_result_is_the_mean_over_its_samples_which_cost_one_adaptation(runner, clip):
+    one, two = (with_samples(runner, number).run(clip, POINT) for number in (1, 2))
+    assert one.result.samples == ()
+    assert two.result.by_sample("psnr")[0] == one.result.metrics.summary["psnr"]
+    assert len(set(two.result.by_sample("psnr"))) == 2
+    for name, value in two.result.metrics.summary.items():
+        assert value == pytest.approx(np.mean(two.result.by_sample(name)))
+    # The files are the first sample's, the losses those of the one adaptation.
+    assert content(two) == content(one)
+    assert two.result.losses == one.result.losses
+    assert len(list((runner.cache.root / "continuation").iterdir())) == 2
+    assert len(list((runner.cache.root / "adapter").iterdir())) == 2  # after 1 and 3 steps
+
+
+def test_samples_have_the_same_noise_in_both_arms_and_other_noise_than_the_yardstick(runner, clip):
+    two = with_samples(runner, 2)
+    adapted, before, other = ([*two._works(clip, arm)] for arm in (POINT, None, OTHER_SEED))
+    seeds = [[work.generation_seed for work in works] for works in (adapted, before, other)]
+    assert seeds[0] == seeds[1]
+    assert len({*seeds[1], *seeds[2]}) == 4
+    assert len(two._works(clip, LAST_FRAME)) == 1
+
+
+def test_a_clip_is_done_when_all_its_samples_are(runner, clip):
+    with_samples(runner, 1).run(clip, None)
+    two = with_samples(runner, 2)
+    assert not two.is_done(clip, None)
+    two.run(clip, None)
+    assert two.is_done(clip, None)
+    assert with_samples(runner, 1).is_done(clip, None)
 
 
 def test_yardsticks_are_measured_like_every_continuation_and_found_again(runner, clip):

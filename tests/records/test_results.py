@@ -9,6 +9,7 @@ from clip_results import make_result
 from lora_tta.errors import UserError
 from lora_tta.records.results import (
     mean_costs,
+    mean_over_samples,
     metric_names,
     pair_results,
     read_results,
@@ -32,6 +33,32 @@ def test_results_come_back_as_they_were_written(tmp_path):
         assert after.metrics.per_frame.keys() == before.metrics.per_frame.keys()
         for name, values in before.metrics.per_frame.items():
             np.testing.assert_array_equal(after.metrics.per_frame[name], values)
+
+
+def test_a_mean_over_samples_keeps_each_of_them_on_the_disk_too(tmp_path):
+    samples = [make_result("007", psnr, losses=(0.5,)) for psnr in (15, 16, 20)]
+    mean = mean_over_samples(samples)
+    assert mean.metrics.summary["psnr"] == pytest.approx(17)
+    np.testing.assert_allclose(mean.metrics.per_frame["psnr"].mean(), 17, rtol=1e-6)
+    assert mean.by_sample("psnr") == pytest.approx([15, 16, 20])
+    write_results(tmp_path, [mean])
+    (read,) = read_results(tmp_path)
+    assert read.by_sample("psnr") == pytest.approx([15, 16, 20])
+    assert read.metrics.summary["psnr"] == pytest.approx(17)
+
+
+def test_one_sample_is_its_own_mean_and_needs_no_file(tmp_path):
+    one = make_result("a", 15)
+    assert mean_over_samples([one]) is one
+    write_results(tmp_path, [one])
+    assert not (tmp_path / "samples.csv").exists()
+    assert read_results(tmp_path)[0].by_sample("psnr") == pytest.approx([15])
+
+
+def test_arms_of_different_numbers_of_samples_are_no_pairs():
+    two = mean_over_samples([make_result("a", 15), make_result("a", 16)])
+    with pytest.raises(UserError, match=r"numbers of samples \(1 and 2\).*generation\.num_samples"):
+        pair_results([make_result("a", 15)], [two])
 
 
 def test_results_without_adaptation_have_no_losses(tmp_path):

@@ -1,5 +1,6 @@
 import base64
 import json
+import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -14,6 +15,7 @@ from clip_results import make_result
 from lora_tta.data.video import write_video
 from lora_tta.errors import UserError
 from lora_tta.evaluation.comparison import compare
+from lora_tta.records.results import mean_over_samples
 from lora_tta.records.yardsticks import LAST_FRAME, OTHER_SEED, RECONSTRUCTION, YARDSTICKS
 from lora_tta.report.page import ClipVideos, ReportContext, write_costs_script, write_report
 
@@ -349,7 +351,58 @@ def test_the_yardsticks_stand_beside_both_arms_and_in_the_curves(context, tmp_pa
     source = (tmp_path / "report.html").read_text()
     table = source[source.index('id="yardsticks"') :]
     row = table[table.index("PSNR") : table.index("SSIM")]
-    assert re.findall(r"<td>([^<]*)</td>", row)[:6] == ["17.00", "18.00", "11.25", "33.75", "17.50", "+0.500"]
+    assert re.findall(r"<td>([^<]*)</td>", row)[:5] == ["17.00", "18.00", "11.25", "33.75", "+0.500"]
     for name in (LAST_FRAME, RECONSTRUCTION):
         assert f'class="line {name}"' in source
     assert f'class="line {OTHER_SEED}"' not in source
+
+
+def test_the_spread_within_clips_stands_under_the_result_or_that_it_is_not_known(page, context, tmp_path):
+    assert "There is one sample of each clip" in page.words()
+    arms = [
+        [
+            mean_over_samples([result, make_result(result.clip_id, result.metrics.summary["psnr"] + added)])
+            for result in arm
+        ]
+        for arm, added in ((context.baseline, 1.0), (context.adapted, 3.0))
+    ]
+    comparisons = compare(*arms, samples=10, seed=0)
+    write_report(
+        tmp_path / "report.html",
+        replace(context, baseline=arms[0], adapted=arms[1], comparisons=comparisons),
+    )
+    source = (tmp_path / "report.html").read_text()
+    assert "mean of 2 samples" in source
+    # Differences grow by 2 from one sample to the other.
+    assert f"PSNR {math.sqrt(2):.3f} and" in source
+
+
+def test_the_best_and_the_worst_clips_and_classes_are_named(context, tmp_path):
+    changes = {"a": 3.0, "b": -1.0, "c": 0.5, "d": -4.0, "e": 1.0, "f": 2.0, "g": 0.0, "h": -2.0}
+    classes = {clip_id: "Diving" if clip_id in "abcd" else "Rowing" for clip_id in changes}
+    arms = [
+        [
+            make_result(clip_id, 15 + (change if adapted else 0), class_name=classes[clip_id])
+            for clip_id, change in changes.items()
+        ]
+        for adapted in (False, True)
+    ]
+    comparisons = compare(*arms, samples=10, seed=0)
+    write_report(
+        tmp_path / "report.html",
+        replace(
+            context, baseline=arms[0], adapted=arms[1], comparisons=comparisons, videos={}, yardsticks={}
+        ),
+    )
+    source = (tmp_path / "report.html").read_text()
+    table = source[source.index('id="extremes"') : source.index("<h2>All clips")]
+    rows = re.findall(r"<tr><th>(\w+)</th>", table)
+    assert rows == ["Clips", "a", "f", "e", "b", "h", "d", "Classes", "Rowing", "Diving"]
+    diving = table[table.index("Diving") :]
+    assert re.findall(r"<td[^>]*>([^<]*)</td>", diving)[:5] == [
+        "4",
+        "15.00",
+        "14.62",
+        "\N{MINUS SIGN}0.375",
+        "2",
+    ]

@@ -96,6 +96,7 @@ def test_work_that_keeps_raising_is_tried_three_times(search_in, monkeypatch):
     assert (run.info.status, run.data.tags["lora_tta.failure"]) == ("FAILED", failure_of(failed))
 
 
+@pytest.mark.slow(10)
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_trial_outlives_a_fault_that_passes(search_in, monkeypatch, times):
     undisturbed = search_in("undisturbed", space=LEARNING_RATES)
@@ -114,6 +115,7 @@ def test_a_trial_outlives_a_fault_that_passes(search_in, monkeypatch, times):
     assert exports[0] == exports[1]
 
 
+@pytest.mark.slow(8)
 def test_a_trial_outlives_a_fault_in_what_a_thread_does_beside_the_model(search_in, monkeypatch):
     undisturbed = search_in("undisturbed", space=LEARNING_RATES)
     undisturbed.worker().work()
@@ -153,7 +155,7 @@ def test_a_users_mistake_ends_all_workers_with_one_line(search_in):
     second.write_bytes(b"")
     # One worker waits for the first clip of a trial while the other gets to the second clip of its own.
     runner = search.worker().runner
-    work = runner._work(search.clips[0], {"rank": 2, "learning_rate": 1e-2, "num_steps": 1})
+    (work,) = runner._works(search.clips[0], {"rank": 2, "learning_rate": 1e-2, "num_steps": 1})
     began = time.monotonic()
     with runner.cache.lock(work.result_key | {"part": "whole"}), pytest.raises(UserError) as caught:
         run_local_workers(search.params, search.folders, search.clips, processes=2)

@@ -52,7 +52,7 @@ def test_an_idle_worker_takes_clips_of_a_running_trial_from_its_end(search_in):
     owner, helper = search.worker(), search.worker()
     with owner._heartbeat:
         point = point_of(owner._claim())
-        with owner.runner._whole(owner.runner._work(search.clips[0], point)):
+        with owner.runner._whole(owner.runner._works(search.clips[0], point)):
             assert helper._help()
     assert len(search.entries("result")) == 2
     assert [helper.runner.is_done(clip, point) for clip in search.clips] == [False, True, True]
@@ -79,7 +79,7 @@ def test_a_clip_in_a_helpers_hands_comes_last_and_changes_no_value(search_in, mo
 
     monkeypatch.setattr(owner.runner, "try_begin", recording)
     monkeypatch.setattr(owner, "_help", lambda at_most=None: release())
-    first = helper.runner._whole(helper.runner._work(search.clips[0], point))
+    first = helper.runner._whole(helper.runner._works(search.clips[0], point))
     with first:
         owner.work()
     assert tried == [1, 2, 0]
@@ -104,10 +104,10 @@ def test_its_clips_follow_each_other_without_waiting_for_their_measurements(sear
     second_began = threading.Event()
     begin, measured = helper.runner._begin, helper.runner._measured
 
-    def begin_clip(work, lock):
-        if work.clip == search.clips[0]:
+    def begin_clip(works, lock):
+        if works[0].clip == search.clips[0]:
             second_began.set()
-        return begin(work, lock)
+        return begin(works, lock)
 
     def measure(*frames):
         assert second_began.wait(30)

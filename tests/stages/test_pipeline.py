@@ -25,7 +25,14 @@ def test_the_pipeline_from_pull_to_report(tmp_path):
     assert "up to date" in workspace.run("dvc", "status")
 
     metrics = workspace.json("evaluate/metrics.json")
-    assert set(metrics) == {"psnr", "ssim", "lpips_untrained", "temporal_consistency"}
+    assert set(metrics) == {
+        "psnr",
+        "ssim",
+        "lpips_untrained",
+        "temporal_consistency",
+        "motion_error",
+        "temporal_lpips_untrained",
+    }
     assert metrics["psnr"]["clips"] == 2
     assert "psnr" in workspace.run("dvc", "metrics", "diff", "--all")
     assert "file://" in workspace.run("dvc", "plots", "show")

@@ -3,7 +3,9 @@ from pathlib import Path
 import pytest
 
 from lora_tta.cli.main import main
-from lora_tta.stages.stage_params import load_stage_params
+from lora_tta.errors import UserError
+from lora_tta.stages.paths import DISTANCE
+from lora_tta.stages.stage_params import load_measuring_params, load_stage_params
 
 PARAMS_FILE = Path(__file__).parents[2] / "params.yaml"
 
@@ -40,3 +42,16 @@ def test_absolute_places_stay(in_copy, tmp_path, monkeypatch, uri):
     params = load_stage_params()
     assert params.tracking.uri == uri
     assert params.cache.path == Path("/shared/cache")
+
+
+@pytest.mark.parametrize("decided", ["untrained", "required"])
+def test_stages_that_measure_take_the_lpips_that_was_decided_once(in_copy, decided):
+    assert load_stage_params().evaluation.lpips == "auto"
+    DISTANCE.parent.mkdir(parents=True)
+    DISTANCE.write_text(f'{{"lpips": "{decided}"}}\n')
+    assert load_measuring_params().evaluation.lpips == decided
+
+
+def test_without_a_decision_the_stage_that_makes_it_is_named(in_copy):
+    with pytest.raises(UserError, match=r"distance\.json not found.*dvc repro encode"):
+        load_measuring_params()

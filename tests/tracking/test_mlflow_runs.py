@@ -26,6 +26,7 @@ from lora_tta.tracking.mlflow_runs import (
     log_settings,
     log_study,
     log_summary,
+    log_yardsticks,
     open_experiment,
     open_study_run,
     open_trial_run,
@@ -164,6 +165,18 @@ def test_means_over_the_clips_that_chose_the_settings_have_names_of_their_own(ex
     assert (metrics["psnr"], metrics["search_clips/psnr"]) == (21, 40)
     table = json.loads((tmp_path / "artifacts" / run_id / "artifacts" / "clips.json").read_text())
     assert [row[table["columns"].index("split")] for row in table["data"]] == ["search", "test", "test"]
+
+
+def test_yardsticks_are_means_over_the_test_clips(experiment_id, tmp_path):
+    runs = [
+        outcome_of(tmp_path, clip_id, psnr, adapted=False) for clip_id, psnr in (("a", 20.0), ("b", 30.0))
+    ]
+    searched = replace(runs[1], clip=replace(runs[1].clip, split="search"))
+    with tracked_run(experiment_id, "baseline", "baseline") as run_id:
+        log_yardsticks(run_id, {"last_frame": [runs[0], searched], "other_seed": [searched]})
+    metrics = mlflow.get_run(run_id).data.metrics
+    assert metrics["yardstick_last_frame/psnr"] == 20
+    assert not any(name.startswith("yardstick_other_seed") for name in metrics)
 
 
 def test_trials_are_children_of_their_study(experiment_id):

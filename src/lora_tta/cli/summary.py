@@ -8,6 +8,7 @@ from typing import Any
 from lora_tta.errors import UserError
 from lora_tta.records.metric_table import COSTS, metric
 from lora_tta.records.point import describe
+from lora_tta.records.yardsticks import YARDSTICKS, Yardstick
 from lora_tta.stages.paths import (
     ADAPT,
     ADAPT_COSTS,
@@ -18,6 +19,7 @@ from lora_tta.stages.paths import (
     METRICS,
     REPORT,
     SEARCH_CLIPS_METRICS,
+    YARDSTICK_METRICS,
 )
 
 
@@ -57,6 +59,11 @@ def run(arguments: argparse.Namespace) -> None:
             f"{metric(name).title:<27}{values['baseline']:>10.4f}{values['adapted']:>10.4f}"
             f"{values['difference']:>+12.4f}  {interval:<20}{values['share_improved']:>7.0%}"
         )
+    print()
+    for row, means in _yardsticks():
+        print(
+            f"{row.title}: {', '.join(f'{metric(name).label} {value:.4f}' for name, value in means.items())}"
+        )
     searched = json.loads(SEARCH_CLIPS_METRICS.read_text())
     if searched:
         count = next(iter(searched.values()))["clips"]
@@ -66,6 +73,12 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"\non the {count} clips that chose the settings: {gains}")
     _print_costs(failures)
     print(f"\nreport: {REPORT}\nplots:  {EVALUATE}, or `dvc plots show`\ncompare trials: make ui")
+
+
+def _yardsticks() -> list[tuple[Yardstick, dict[str, float]]]:
+    """Means of the metrics for each yardstick, over the test clips."""
+    by_metric = json.loads(YARDSTICK_METRICS.read_text())
+    return [(row, {name: means[row.name] for name, means in by_metric.items()}) for row in YARDSTICKS]
 
 
 def _print_costs(failures: Collection[str]) -> None:

@@ -27,8 +27,8 @@ def compare(
     pairs = pair_results(baseline, adapted)
     return {
         name: paired_comparison(
-            np.array([before.metrics.summary[name] for before, _ in pairs]),
-            np.array([after.metrics.summary[name] for _, after in pairs]),
+            np.array([before.by_sample(name) for before, _ in pairs]),
+            np.array([after.by_sample(name) for _, after in pairs]),
             metric(name).direction,
             samples,
             seed,

@@ -30,17 +30,23 @@ def psnr(generated: Tensor, target: Tensor) -> Measurement:
 
 def ssim(generated: Tensor, target: Tensor) -> Measurement:
     """Structural similarity, Gaussian window of 11 pixels and sigma 1.5 (Wang et al. 2004)."""
-    return Measurement.mean_of(_in_batches(_ssim_per_frame, generated, target))
+    return Measurement.mean_of(in_batches(_ssim_per_frame, generated, target))
 
 
 def perceptual_distance(generated: Tensor, target: Tensor, distance: PerceptualDistance) -> Measurement:
     """LPIPS (Zhang et al. 2018), or the stand-in that ``distance`` is."""
-    return Measurement.mean_of(_in_batches(distance, generated, target))
+    return Measurement.mean_of(in_batches(distance, generated, target))
 
 
 def temporal_consistency(generated: Tensor) -> Measurement:
     """Mean PSNR between consecutive frames, in dB, as in the published evaluation."""
     return Measurement.mean_of(_psnr_per_frame(generated[:-1], generated[1:]))
+
+
+def in_batches(measure: Callable[[Tensor, Tensor], Tensor], frames: Tensor, reference: Tensor) -> Tensor:
+    """Values of pairs of frames (n,), measured a few pairs at a time."""
+    batches = zip(frames.split(FRAMES_PER_BATCH), reference.split(FRAMES_PER_BATCH), strict=True)
+    return torch.cat([measure(*batch) for batch in batches])
 
 
 def _psnr_per_frame(frames: Tensor, reference: Tensor) -> Tensor:
@@ -53,8 +59,3 @@ def _psnr_per_frame(frames: Tensor, reference: Tensor) -> Tensor:
 def _ssim_per_frame(frames: Tensor, reference: Tensor) -> Tensor:
     values = structural_similarity_index_measure(frames, reference, data_range=DATA_RANGE, reduction="none")
     return cast(Tensor, values).reshape(-1)
-
-
-def _in_batches(measure: Callable[[Tensor, Tensor], Tensor], frames: Tensor, reference: Tensor) -> Tensor:
-    batches = zip(frames.split(FRAMES_PER_BATCH), reference.split(FRAMES_PER_BATCH), strict=True)
-    return torch.cat([measure(*batch) for batch in batches])

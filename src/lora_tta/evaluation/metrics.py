@@ -19,7 +19,7 @@ from torch import Tensor
 from lora_tta.errors import FailedWork, UserError
 from lora_tta.evaluation.measurement import Measurement
 from lora_tta.evaluation.perceptual import MIN_FRAME_SIZE, PerceptualDistance
-from lora_tta.records.metric_table import METRICS, TRAINED_NAME, UNTRAINED_NAME, ClipMetrics, Metric
+from lora_tta.records.metric_table import METRICS, ClipMetrics, Metric
 
 
 class ContinuationMetrics:
@@ -33,8 +33,7 @@ class ContinuationMetrics:
     def __init__(self, distance: PerceptualDistance, device: torch.device | str) -> None:
         self.distance = distance
         self.device = device
-        other_distance = {TRAINED_NAME, UNTRAINED_NAME} - {distance.name}
-        self._rows = [row for row in METRICS if row.name not in other_distance]
+        self._rows = [row for row in METRICS if row.distance in (None, distance.name)]
 
     @property
     def metric_names(self) -> list[str]:

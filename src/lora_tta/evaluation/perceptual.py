@@ -31,6 +31,7 @@ from lora_tta.records.metric_table import TRAINED_NAME, UNTRAINED_NAME
 logger = logging.getLogger(__name__)
 
 PerceptualMode = Literal["auto", "required", "untrained"]
+DecidedMode = Literal["required", "untrained"]
 
 PROBE_SECONDS = 3.0
 STALL_SECONDS = 30.0
@@ -65,29 +66,24 @@ class PerceptualDistance(nn.Module):
         return self.model(generated / 127.5 - 1, target / 127.5 - 1).flatten()
 
 
-def load_perceptual_distance(
-    mode: PerceptualMode,
-    device: torch.device | str,
-    weights_url: str = AlexNet_Weights.IMAGENET1K_V1.url,
-) -> PerceptualDistance:
-    """Load LPIPS (AlexNet, version 0.1; Zhang et al. 2018), or its untrained stand-in.
+def decide_mode(mode: PerceptualMode, weights_url: str = AlexNet_Weights.IMAGENET1K_V1.url) -> DecidedMode:
+    """Whether the trained backbone is taken, to be asked once for all that is compared.
 
     Args:
         mode: ``auto`` takes the trained backbone where its file is in torch hub's checkpoint folder or can
             be fetched (one attempt a process), else warns and takes the untrained one; ``required`` makes
             that an error; ``untrained`` never looks for the file.
-        device: where the distance is computed.
         weights_url: where the backbone is published; its file name ends in the first digits of its SHA-256.
 
     Raises:
         UserError: ``required``, and there is no trained backbone.
     """
     if mode == "untrained":
-        return _untrained_distance().to(device)
-    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights_url).path).name
+        return mode
+    file = _trained_file(weights_url)
     problem = _find_problem(file, weights_url)
     if problem is None:
-        return _trained_distance(file).to(device)
+        return "required"
     if mode == "required":
         raise UserError(
             f"evaluation.lpips is 'required', but {problem}: download {weights_url} to {file}, "
@@ -95,10 +91,29 @@ def load_perceptual_distance(
         )
     logger.warning(
         "\n%s\nLPIPS IS NOT AVAILABLE: %s.\nThe run measures '%s' with an untrained backbone instead. "
-        "It is not LPIPS; never compare the two.\nFor LPIPS, download %s\nto %s\n%s",
+        "It is not LPIPS; never compare the two.\nFor LPIPS, download %s\nto %s\n"
+        "and set evaluation.lpips to 'required'.\n%s",
         *("=" * 100, problem, UNTRAINED_NAME, weights_url, file, "=" * 100),
     )
-    return _untrained_distance().to(device)
+    return "untrained"
+
+
+def load_perceptual_distance(
+    mode: PerceptualMode,
+    device: torch.device | str,
+    weights_url: str = AlexNet_Weights.IMAGENET1K_V1.url,
+) -> PerceptualDistance:
+    """Load LPIPS (AlexNet, version 0.1; Zhang et al. 2018), or its untrained stand-in.
+
+    The arguments and errors are those of :func:`decide_mode`; ``device`` is where the distance is computed.
+    """
+    is_trained = decide_mode(mode, weights_url) == "required"
+    distance = _trained_distance(_trained_file(weights_url)) if is_trained else _untrained_distance()
+    return distance.to(device)
+
+
+def _trained_file(url: str) -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
 
 
 def _find_problem(file: Path, url: str) -> str | None:

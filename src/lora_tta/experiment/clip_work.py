@@ -30,6 +30,7 @@ class ClipWork:
         environment: see :attr:`lora_tta.experiment.lazy_model.LazyModel.environment`.
         conditioning: SHA-256 of the file of the clip's conditioning.
         distance: name of the perceptual distance that is measured.
+        sample: number of the continuation, from 0.
     """
 
     clip: Clip
@@ -39,6 +40,7 @@ class ClipWork:
     environment: Mapping[str, Any]
     conditioning: str
     distance: str
+    sample: int = 0
 
     @property
     def adaptation_seed(self) -> int:
@@ -47,9 +49,9 @@ class ClipWork:
 
     @property
     def generation_seed(self) -> int:
-        """Seed of the starting noise."""
-        name = self.clip.clip_id if self.yardstick is None else f"{self.clip.clip_id} {self.yardstick}"
-        return derive_seed(self.params.generation.seed, name)
+        """Seed of the starting noise, the same with and without adaptation."""
+        parts = [self.clip.clip_id, self.yardstick, f"sample {self.sample}" if self.sample else None]
+        return derive_seed(self.params.generation.seed, " ".join(part for part in parts if part))
 
     def adapter_key(self, num_steps: int) -> dict[str, Any]:
         """Key of the adapted parameters after a number of steps."""
@@ -89,7 +91,7 @@ class ClipWork:
             "code": generation_code(self.params.model),
             "conditioning": self.conditioning,
             "adapter": None if self.adaptation is None else self.adapter_key(self.adaptation.num_steps),
-            "generation": self.params.generation.model_dump(),
+            "generation": self.params.generation.model_dump(exclude={"num_samples"}),
             "seed": self.generation_seed,
         }
 

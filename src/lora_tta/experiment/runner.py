@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,13 @@ from lora_tta.records.clips import CONDITIONING_FRAMES, Clip
 from lora_tta.records.metric_table import ClipMetrics
 from lora_tta.records.outcome import ClipOutcome
 from lora_tta.records.point import Arm
-from lora_tta.records.results import ClipResult, read_results, write_costs, write_results
+from lora_tta.records.results import (
+    ClipResult,
+    mean_over_samples,
+    read_results,
+    write_costs,
+    write_results,
+)
 from lora_tta.records.yardsticks import LAST_FRAME, RECONSTRUCTION
 
 # A clip's: its snapshots, files, measurements and log. More would pile up in memory behind a slow disk.
@@ -75,7 +82,7 @@ class ClipRunner:
         self.cache = ContentCache(params.cache.path, params.cache.max_bytes)
         # An adaptation leaves a snapshot at every number of steps that the search may ask for.
         self._snapshot_steps = [int(steps) for steps in params.search.space.get("num_steps", [])]
-        self._works: dict[tuple, ClipWork] = {}
+        self._known_works: dict[tuple, tuple[ClipWork, ...]] = {}
         self.beside = Beside(self.model.device.type == "cuda", params.model.num_threads)
 
     @contextmanager
@@ -89,6 +96,8 @@ class ClipRunner:
 
     def run(self, clip: Clip, arm: Arm) -> ClipOutcome:
         """Continue a clip, adapted first if ``arm`` is a point, and measure the generated frames.
+
+        The result is the mean over ``generation.num_samples`` samples; the files are the first one's.
 
         Raises:
             UserError: a file or the model cannot be read.
@@ -104,24 +113,24 @@ class ClipRunner:
         To be called in :meth:`working`. Waits while the clip is in another process's hands. The same errors
         as of :meth:`run` come from here or from the future.
         """
-        work = self._work(clip, arm)
-        lock = self._whole(work)
+        works = self._works(clip, arm)
+        lock = self._whole(works)
         lock.acquire()
-        return self._begin(work, lock)
+        return self._begin(works, lock)
 
     def try_begin(self, clip: Clip, arm: Arm) -> "Future[ClipOutcome] | None":
         """As :meth:`begin`, unless the clip is in another process's hands: then None."""
-        work = self._work(clip, arm)
-        lock = self._whole(work)
+        works = self._works(clip, arm)
+        lock = self._whole(works)
         try:
             lock.acquire(timeout=0)
         except Timeout:
             return None
-        return self._begin(work, lock)
+        return self._begin(works, lock)
 
     def is_done(self, clip: Clip, arm: Arm) -> bool:
         """Whether the cache holds the clip's measurements."""
-        return self.cache.find("result", self._work(clip, arm).result_key) is not None
+        return all(self.cache.find("result", work.result_key) for work in self._works(clip, arm))
 
     def study_identity(self, clips: Sequence[Clip]) -> dict[str, Any]:
         """Everything that the value of a trial on these clips depends on, besides its point."""
@@ -145,11 +154,12 @@ class ClipRunner:
         """The metrics that are measured, in their usual order."""
         return self._measure.metric_names
 
-    def _work(self, clip: Clip, arm: Arm) -> ClipWork:
+    def _works(self, clip: Clip, arm: Arm) -> tuple[ClipWork, ...]:
+        """The work on each sample of a clip; they differ in nothing but their noise."""
         point, yardstick = (None, arm) if arm is None or isinstance(arm, str) else (arm, None)
         key = (clip.clip_id, yardstick, None if point is None else tuple(point.items()))
-        if key not in self._works:
-            self._works[key] = ClipWork(
+        if key not in self._known_works:
+            work = ClipWork(
                 clip=clip,
                 adaptation=None if point is None else self.params.adaptation.at(point),
                 yardstick=yardstick,
@@ -158,18 +168,22 @@ class ClipRunner:
                 conditioning=file_sha256(self._conditioning_file(clip)),
                 distance=self._distance.name,
             )
-        return self._works[key]
+            has_noise = yardstick not in (LAST_FRAME, RECONSTRUCTION)
+            count = self.params.generation.num_samples if has_noise else 1
+            self._known_works[key] = tuple(replace(work, sample=number) for number in range(count))
+        return self._known_works[key]
 
-    def _whole(self, work: ClipWork) -> FileLock:
+    def _whole(self, works: Sequence[ClipWork]) -> FileLock:
         """The lock under which one process at a time works on a clip at a point."""
-        return self.cache.lock(work.result_key | {"part": "whole"}, thread_local=False)
+        return self.cache.lock(works[0].result_key | {"part": "whole"}, thread_local=False)
 
-    def _begin(self, work: ClipWork, lock: FileLock) -> "Future[ClipOutcome]":
+    def _begin(self, works: Sequence[ClipWork], lock: FileLock) -> "Future[ClipOutcome]":
         """Do the model's work, and leave the rest, after which the lock is released, to the thread beside."""
         self.beside.wait(keep=JOBS_BEHIND)
         try:
-            adapter = None if work.adaptation is None else self._adapter(work, work.adaptation)
-            continuation = self._continuation(work, adapter)
+            adaptation = works[0].adaptation
+            adapter = None if adaptation is None else self._adapter(works[0], adaptation)
+            continuations = [self._continuation(work, adapter) for work in works]
         except BaseException:
             lock.release()
             raise
@@ -177,7 +191,14 @@ class ClipRunner:
         def finish() -> ClipOutcome:
             try:
                 with self.cache.leasing():
-                    return self._outcome(work, continuation(), None if adapter is None else adapter())
+                    folder = None if adapter is None else adapter()
+                    outcomes = [
+                        self._outcome(work, continuation(), folder)
+                        for work, continuation in zip(works, continuations, strict=True)
+                    ]
+                    return replace(
+                        outcomes[0], result=mean_over_samples([outcome.result for outcome in outcomes])
+                    )
             finally:
                 lock.release()
 
@@ -265,6 +286,7 @@ class ClipRunner:
                 self._methods.clear()
             elif not adapter.in_model:
                 self._methods.put(work.adaptation.method).load(adapter() / ADAPTER_FOLDER)
+                adapter.in_model = True
             continuation = generate_continuation(
                 self.model.backbone,
                 self._conditioning(work.clip),

@@ -31,6 +31,7 @@ class Metric:
         weights: the pretrained weights that it needs, None if it needs none.
         measure: ``module:function``, see :mod:`lora_tta.evaluation.metrics`.
         meaning: one sentence.
+        distance: the perceptual distance that it is measured with, None if it is measured with any.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Metric:
     weights: str | None
     measure: str
     meaning: str
+    distance: str | None = None
 
     @property
     def title(self) -> str:
@@ -60,7 +62,8 @@ class Cost:
     unit: str
 
 
-_FRAMES = "lora_tta.evaluation.frame_metrics"
+_FRAMES, _MOTION = "lora_tta.evaluation.frame_metrics", "lora_tta.evaluation.motion"
+_TEMPORAL = "How far the change from frame to frame is from the true one (tLP, Chu et al. 2020), by"
 
 METRICS = (
     Metric(
@@ -101,6 +104,7 @@ METRICS = (
         weights="ImageNet AlexNet of torchvision",
         measure=f"{_FRAMES}:perceptual_distance",
         meaning="Distance of deep features (Zhang et al. 2018), AlexNet, mean over frames.",
+        distance=TRAINED_NAME,
     ),
     Metric(
         name=UNTRAINED_NAME,
@@ -114,6 +118,7 @@ METRICS = (
         weights=None,
         measure=f"{_FRAMES}:perceptual_distance",
         meaning="The same distance with random features, where the weights are missing. It is not LPIPS.",
+        distance=UNTRAINED_NAME,
     ),
     Metric(
         name="temporal_consistency",
@@ -127,6 +132,48 @@ METRICS = (
         weights=None,
         measure=f"{_FRAMES}:temporal_consistency",
         meaning="Mean PSNR between consecutive generated frames. A frozen video has the highest.",
+    ),
+    Metric(
+        name="motion_error",
+        label="Motion error",
+        unit="",
+        direction="minimize",
+        decimals=3,
+        difference_decimals=3,
+        per_frame=False,
+        needs_reference=True,
+        weights=None,
+        measure=f"{_MOTION}:motion_error",
+        meaning="How far the amount of motion (mean optical flow) is from the true one: the size of the "
+        "ratio's logarithm, 0.69 for half and for twice. A frozen video has a high one.",
+    ),
+    Metric(
+        name=f"temporal_{TRAINED_NAME}",
+        label="Temporal LPIPS",
+        unit="",
+        direction="minimize",
+        decimals=4,
+        difference_decimals=4,
+        per_frame=True,
+        needs_reference=True,
+        weights="ImageNet AlexNet of torchvision",
+        measure=f"{_MOTION}:temporal_distance",
+        meaning=f"{_TEMPORAL} LPIPS.",
+        distance=TRAINED_NAME,
+    ),
+    Metric(
+        name=f"temporal_{UNTRAINED_NAME}",
+        label=f"temporal_{UNTRAINED_NAME}",
+        unit="",
+        direction="minimize",
+        decimals=4,
+        difference_decimals=4,
+        per_frame=True,
+        needs_reference=True,
+        weights=None,
+        measure=f"{_MOTION}:temporal_distance",
+        meaning=f"{_TEMPORAL} {UNTRAINED_NAME}. It is not temporal LPIPS.",
+        distance=UNTRAINED_NAME,
     ),
 )
 

@@ -8,13 +8,15 @@ A folder holds three tables, keyed by ``clip_id``:
   for the first.
 - ``losses.csv``: one row a clip and adaptation step; ``clip_id``, ``step`` (from 1), ``loss``. Empty
   without adaptation.
+- ``samples.csv``, where clips have several samples: one row a clip and sample; ``clip_id``, ``sample`` (from
+  1), the metrics. The other tables then hold means over samples.
 
 Costs differ each time that they are measured. They lie in a table of their own, which DVC does not track:
 ``clip_id``, ``work``, ``device``, ``adapt_seconds``, ``generate_seconds``, ``peak_memory_bytes``.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +43,9 @@ class ClipResult:
         work: name of the computation; equal for equal inputs, settings and code.
         device: product name of the GPU that the costs were measured on, or ``cpu``; None if they are unknown.
         adapt_seconds: 0 without adaptation, None if unknown.
-        generate_seconds: sampling and decoding, None if unknown.
+        generate_seconds: sampling and decoding of one sample, None if unknown.
         peak_memory_bytes: the highest of adaptation and generation, None if unknown.
+        samples: the metrics of each sample, if ``metrics`` are a mean over several; empty if not.
     """
 
     clip_id: str
@@ -54,6 +57,34 @@ class ClipResult:
     adapt_seconds: float | None = None
     generate_seconds: float | None = None
     peak_memory_bytes: int | None = None
+    samples: tuple[Mapping[str, float], ...] = ()
+
+    def by_sample(self, name: str) -> list[float]:
+        """The metric of each sample, one or more."""
+        return [sample[name] for sample in self.samples or (self.metrics.summary,)]
+
+
+def mean_over_samples(results: Sequence[ClipResult]) -> ClipResult:
+    """The result of a clip of several samples with the same adaptation."""
+    first = results[0]
+    if len(results) == 1:
+        return first
+    summaries = tuple(result.metrics.summary for result in results)
+    per_frame = {
+        name: np.array([result.metrics.per_frame[name] for result in results]).mean(axis=0, dtype=np.float64)
+        for name in first.metrics.per_frame
+    }
+    return replace(
+        first,
+        metrics=ClipMetrics(
+            per_frame={name: values.astype(np.float32) for name, values in per_frame.items()},
+            summary={name: float(np.mean([summary[name] for summary in summaries])) for name in summaries[0]},
+        ),
+        samples=summaries,
+        work="+".join(result.work for result in results),
+        generate_seconds=float(np.mean([result.generate_seconds or 0.0 for result in results])),
+        peak_memory_bytes=max(result.peak_memory_bytes or 0 for result in results),
+    )
 
 
 def metric_names(results: Sequence[ClipResult]) -> list[str]:
@@ -100,6 +131,19 @@ def loss_table(results: Sequence[ClipResult]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["clip_id", "step", "loss"]).astype({"step": int, "loss": float})
 
 
+def sample_table(results: Sequence[ClipResult]) -> pd.DataFrame:
+    """One row a clip and sample, with the columns of ``samples.csv``; no row for a clip of one sample."""
+    names = metric_names(results)
+    return pd.DataFrame(
+        [
+            {"clip_id": result.clip_id, "sample": number} | {name: sample[name] for name in names}
+            for result in results
+            for number, sample in enumerate(result.samples, start=1)
+        ],
+        columns=["clip_id", "sample", *names],
+    )
+
+
 def mean_metrics(results: Sequence[ClipResult]) -> dict[str, float]:
     """The mean over clips of every metric."""
     return {
@@ -124,13 +168,15 @@ def mean_costs(results: Sequence[ClipResult]) -> dict[str, float]:
 
 
 def write_results(folder: Path, results: Sequence[ClipResult]) -> None:
-    """Write ``clips.csv``, ``frames.csv`` and ``losses.csv``.
+    """Write ``clips.csv``, ``frames.csv``, ``losses.csv`` and, with several samples, ``samples.csv``.
 
     Raises:
         UserError: as :func:`metric_names`.
     """
     write_csv(folder / "frames.csv", frame_table(results))
     write_csv(folder / "losses.csv", loss_table(results))
+    if not (samples := sample_table(results)).empty:
+        write_csv(folder / "samples.csv", samples)
     write_csv(folder / "clips.csv", clip_table(results))
 
 
@@ -155,6 +201,7 @@ def read_results(folder: Path, costs: Path | None = None) -> list[ClipResult]:
     clips, frames, losses = (_read_table(folder / f"{name}.csv") for name in ("clips", "frames", "losses"))
     names = in_table_order([str(column) for column in clips])
     frames_by_clip = dict(list(frames.groupby("clip_id")))
+    samples_by_clip = _read_samples(folder / "samples.csv", names)
     losses_by_clip = dict(list(losses.groupby("clip_id")["loss"]))
     costs_by_work = _read_costs(costs)
     return [
@@ -170,6 +217,7 @@ def read_results(folder: Path, costs: Path | None = None) -> list[ClipResult]:
                 },
                 summary={name: float(row[name]) for name in names},
             ),
+            samples=samples_by_clip.get(row["clip_id"], ()),
             losses=tuple(losses_by_clip[row["clip_id"]]) if row["clip_id"] in losses_by_clip else (),
             **costs_by_work.get((str(row["clip_id"]), str(row["work"])), {}),
         )
@@ -183,7 +231,8 @@ def pair_results(
     """Both results of every clip, in the order of ``baseline``.
 
     Raises:
-        UserError: the two sides hold different clips, or were measured with different metrics.
+        UserError: the two sides hold different clips, or were measured with different metrics or numbers of
+            samples.
     """
     metric_names([*baseline, *adapted])
     by_id = {result.clip_id: result for result in adapted}
@@ -193,6 +242,12 @@ def pair_results(
         raise UserError(
             f"baseline and adapted results hold different clips ({len(one_sided)} on one side only, "
             f"such as {examples}): run both stages on the same clips"
+        )
+    numbers = {len(result.samples) or 1 for result in (*baseline, *adapted)}
+    if len(numbers) > 1:
+        raise UserError(
+            f"clips have different numbers of samples ({' and '.join(map(str, sorted(numbers)))}): "
+            "run all stages with one generation.num_samples"
         )
     return [(result, by_id[result.clip_id]) for result in baseline]
 
@@ -218,6 +273,15 @@ def _read_table(path: Path) -> pd.DataFrame:
         )
     except FileNotFoundError:
         raise UserError(f"{path} not found: run the stage that writes it (dvc repro)") from None
+
+
+def _read_samples(path: Path, names: list[str]) -> dict[str, tuple[dict[str, float], ...]]:
+    if not path.exists():
+        return {}
+    return {
+        str(clip_id): tuple({name: float(row[name]) for name in names} for row in rows.to_dict("records"))
+        for clip_id, rows in _read_table(path).groupby("clip_id")
+    }
 
 
 def _read_costs(path: Path | None) -> dict[tuple[str, str], dict[str, Any]]:

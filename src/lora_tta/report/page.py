@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,9 +17,12 @@ from lora_tta.files import write_text
 from lora_tta.records.clips import CONDITIONING_FRAMES, NUM_FRAMES
 from lora_tta.records.metric_table import COSTS, UNTRAINED_NAME, metric
 from lora_tta.records.results import ClipResult, mean_costs, mean_metrics, pair_results
-from lora_tta.records.yardsticks import YARDSTICKS
+from lora_tta.records.yardsticks import OTHER_SEED, YARDSTICKS
 from lora_tta.report.charts import BarChart, LineChart, difference_chart, interval_mark, line_chart
 from lora_tta.report.dvc_plots import clip_differences, frame_curve, loss_curve
+
+# The clips that are named as the best and as the worst, of each so many.
+EXTREMES = 3
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,16 @@ class ClipVideos:
     target: Path
     baseline: Path
     adapted: Path
+
+
+class ClassRow(NamedTuple):
+    """Means of a metric over the clips of one class, and how many of them improved."""
+
+    name: str
+    clips: int
+    baseline: float
+    adapted: float
+    improved: int
 
 
 @dataclass(frozen=True)
@@ -95,13 +108,20 @@ def write_report(path: Path, context: ReportContext) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"measured": _measured, "signed": _signed, "number": _number, "cell": _cell}
+    environment.filters |= {
+        "measured": _measured,
+        "measured_spread": _measured_spread,
+        "signed": _signed,
+        "number": _number,
+        "cell": _cell,
+    }
     page = environment.get_template("report.html").render(
         **{field.name: getattr(context, field.name) for field in fields(context)},
         labels={row.name: row.title for row in rows},
         short_labels={row.name: row.label for row in rows},
         directions={row.name: row.direction for row in rows},
         yardstick_rows=[row for row in YARDSTICKS if row.name in context.yardsticks],
+        other_seed=OTHER_SEED,
         yardstick_means={name: mean_metrics(results) for name, results in context.yardsticks.items()},
         units={row.name: f" {row.unit}" if row.unit else "" for row in rows},
         compared_with_truth=[row.name for row in rows if row.needs_reference],
@@ -116,8 +136,33 @@ def write_report(path: Path, context: ReportContext) -> None:
         frame_charts={row.name: _frame_chart(context, row.name) for row in rows if row.per_frame},
         loss_chart=_loss_chart(context.adapted),
         shown=_shown_clips(context),
+        classes=_by_class(context),
+        extremes=_extremes(context),
+        num_samples=len(context.baseline[0].by_sample(context.primary)),
     )
     write_text(path, page)
+
+
+def _by_class(context: ReportContext) -> list[ClassRow]:
+    """The primary metric in each class, from the largest gain to the largest loss; empty with one class."""
+    values: dict[str, list[tuple[float, float]]] = {}
+    for before, after in _from_gain_to_loss(context):
+        pair = before.metrics.summary[context.primary], after.metrics.summary[context.primary]
+        values.setdefault(before.class_name, []).append(pair)
+    sign = 1 if metric(context.primary).direction == "maximize" else -1
+    rows = []
+    for name, pairs in values.items():
+        baseline, adapted = (float(side) for side in np.mean(pairs, axis=0))
+        improved = sum(sign * (after - before) > 0 for before, after in pairs)
+        rows.append(ClassRow(name, len(pairs), baseline, adapted, improved))
+    return sorted(rows, key=lambda row: -sign * (row.adapted - row.baseline)) if rows[1:] else []
+
+
+def _extremes(context: ReportContext) -> list[tuple[ClipResult, ClipResult]]:
+    """The clips that gain the most in the primary metric and those that lose the most, from best to worst."""
+    ranked = _from_gain_to_loss(context)
+    count = min(EXTREMES, len(ranked) // 2)
+    return [*ranked[:count], *ranked[len(ranked) - count :]]
 
 
 def _difference_chart(context: ReportContext, name: str) -> BarChart:
@@ -168,14 +213,18 @@ def write_costs_script(path: Path, baseline: Sequence[ClipResult], adapted: Sequ
 
 def _shown_clips(context: ReportContext) -> list[tuple[ClipResult, ClipResult, dict[str, str]]]:
     """Clips with videos, evenly spread from gain to loss in the primary metric, videos as base64."""
-    candidates = [
-        pair for pair in pair_results(context.baseline, context.adapted) if pair[0].clip_id in context.videos
-    ]
-    name, sign = context.primary, 1 if metric(context.primary).direction == "minimize" else -1
-    candidates.sort(key=lambda pair: sign * (pair[1].metrics.summary[name] - pair[0].metrics.summary[name]))
+    candidates = [pair for pair in _from_gain_to_loss(context) if pair[0].clip_id in context.videos]
     count = min(context.max_videos, len(candidates))
     chosen = np.linspace(0, len(candidates) - 1, count).round().astype(int)
     return [(*candidates[index], _embedded(context.videos[candidates[index][0].clip_id])) for index in chosen]
+
+
+def _from_gain_to_loss(context: ReportContext) -> list[tuple[ClipResult, ClipResult]]:
+    name, sign = context.primary, 1 if metric(context.primary).direction == "minimize" else -1
+    return sorted(
+        pair_results(context.baseline, context.adapted),
+        key=lambda pair: sign * (pair[1].metrics.summary[name] - pair[0].metrics.summary[name]),
+    )
 
 
 def _embedded(videos: ClipVideos) -> dict[str, str]:
@@ -187,6 +236,10 @@ def _embedded(videos: ClipVideos) -> dict[str, str]:
 
 def _measured(value: float, name: str) -> str:
     return _number(value, metric(name).decimals)
+
+
+def _measured_spread(value: float, name: str) -> str:
+    return _number(value, metric(name).difference_decimals)
 
 
 def _signed(value: float, name: str) -> str:

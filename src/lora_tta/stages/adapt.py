@@ -8,12 +8,12 @@ from lora_tta.experiment.pool import ClipTasks, clips_at_work
 from lora_tta.files import atomic
 from lora_tta.records.clips import read_manifest
 from lora_tta.stages.paths import ADAPT, ADAPT_COSTS, BEST, CLIPS, ENCODED
-from lora_tta.stages.stage_params import load_stage_params
+from lora_tta.stages.stage_params import load_measuring_params
 
 
 def main() -> None:
     """Write ``outputs/adapt`` and log the MLflow run ``final``."""
-    params = load_stage_params()
+    params = load_measuring_params()
     best = json.loads(BEST.read_text())
     # The baseline is in the cache, for the strips and the gains.
     tasks = ClipTasks(params, CLIPS, ENCODED, read_manifest(CLIPS), [best["point"], None])

@@ -8,7 +8,7 @@ from lora_tta.files import atomic
 from lora_tta.records.clips import read_manifest
 from lora_tta.records.yardsticks import YARDSTICKS
 from lora_tta.stages.paths import BASELINE, BASELINE_COSTS, CLIPS, ENCODED, YARDSTICKS_FOLDER
-from lora_tta.stages.stage_params import load_stage_params
+from lora_tta.stages.stage_params import load_measuring_params
 
 
 def main() -> None:
@@ -16,7 +16,7 @@ def main() -> None:
 
     ``yardsticks/<name>`` has a yardstick's tables (:mod:`lora_tta.records.yardsticks`), of the same clips.
     """
-    params = load_stage_params()
+    params = load_measuring_params()
     names = [yardstick.name for yardstick in YARDSTICKS]
     tasks = ClipTasks(params, CLIPS, ENCODED, read_manifest(CLIPS), [None, *names])
     with clips_at_work(tasks, "baseline") as arriving:
@@ -28,6 +28,7 @@ def main() -> None:
             log_clip,
             log_settings,
             log_summary,
+            log_yardsticks,
             open_experiment,
             tracked_run,
         )
@@ -54,6 +55,7 @@ def main() -> None:
             for name in names:
                 export_tables(folder / YARDSTICKS_FOLDER / name, measured[name])
             log_summary(run_id, outcomes)
+            log_yardsticks(run_id, measured)
         write_costs(BASELINE_COSTS, [outcome.result for outcome in outcomes])
     for failure in failures:
         print(f"baseline: {failure.clip.clip_id} failed and is left out: {failure.reason}")

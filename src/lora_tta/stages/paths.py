@@ -5,6 +5,7 @@ from pathlib import Path
 CLIPS = Path("outputs/clips")
 ENCODED = Path("outputs/encoded")
 ENCODING_MODEL = ENCODED / "model.json"
+DISTANCE = ENCODED / "distance.json"
 BASELINE = Path("outputs/baseline")
 YARDSTICKS_FOLDER = "yardsticks"  # of the baseline
 SEARCH = Path("outputs/search")

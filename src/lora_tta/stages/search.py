@@ -13,7 +13,7 @@ from lora_tta.records.point import describe
 from lora_tta.records.search_folders import SearchFolders
 from lora_tta.search.launch import WORKER_MODULE, run_local_workers, run_slurm_workers, run_worker_here
 from lora_tta.stages.paths import BEST, CLIPS, ENCODED, FIGURES, SLURM_LOGS, STUDY, TRIALS
-from lora_tta.stages.stage_params import load_stage_params
+from lora_tta.stages.stage_params import load_measuring_params
 
 
 def main(processes: int | None = None, cluster: str | None = None) -> None:
@@ -29,7 +29,7 @@ def main(processes: int | None = None, cluster: str | None = None) -> None:
         UserError: see :func:`run_local_workers` and :func:`run_slurm_workers`; or a cluster is named without
             the number of jobs; or no clip is for the search.
     """
-    params = load_stage_params()
+    params = load_measuring_params()
     asked = processes or params.workers.processes
     clips = read_manifest(CLIPS, "search")[: params.search.num_clips]
     if not clips:

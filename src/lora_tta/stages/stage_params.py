@@ -1,9 +1,12 @@
 """The settings of a stage; its cache and MLflow store belong to the repository that the user works in."""
 
+import json
 import os
 from pathlib import Path
 
 from lora_tta.config import SQLITE, Params, load_params
+from lora_tta.errors import UserError
+from lora_tta.stages.paths import DISTANCE
 
 
 def load_stage_params() -> Params:
@@ -29,3 +32,17 @@ def load_stage_params() -> Params:
             "cache": params.cache.model_copy(update={"path": repository / params.cache.path}),
         }
     )
+
+
+def load_measuring_params() -> Params:
+    """As :func:`load_stage_params`, with ``evaluation.lpips`` as the stage ``encode`` has decided it.
+
+    Raises:
+        UserError: see :func:`load_params`; or there is no decision.
+    """
+    params = load_stage_params()
+    try:
+        decided = json.loads(DISTANCE.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{DISTANCE} not found: run the stage that writes it (dvc repro encode)") from None
+    return params.model_copy(update={"evaluation": params.evaluation.model_copy(update=decided)})

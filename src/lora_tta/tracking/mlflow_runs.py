@@ -242,6 +242,17 @@ def log_summary(
         client.log_artifacts(run_id, folder)
 
 
+def log_yardsticks(run_id: str, outcomes: Mapping[str, Sequence[ClipOutcome]]) -> None:
+    """Log the means of each yardstick over the test clips, as ``yardstick_<name>/<metric>``."""
+    metrics = [
+        Metric(f"yardstick_{name}/{metric}", value, 0, 0)
+        for name, of_clips in outcomes.items()
+        if (results := [outcome.result for outcome in of_clips if outcome.clip.split == "test"])
+        for metric, value in mean_metrics(results).items()
+    ]
+    mlflow.MlflowClient().log_batch(run_id, metrics=metrics)
+
+
 def _means(results: Sequence[ClipResult], baseline: Sequence[ClipResult]) -> dict[str, float]:
     """Means of metrics and costs, and the gains over the baseline, if there is one."""
     means = mean_metrics(results) | mean_costs(results)
