@@ -56,5 +56,5 @@ def test_a_number_in_the_settings_counts_for_a_cluster_too(started):
 def test_a_number_of_workers_below_one_is_refused(started, capsys, number):
     with pytest.raises(SystemExit):
         main(["search", "--workers", number])
-    assert f"argument --workers: invalid positive_number value: '{number}'" in capsys.readouterr().err
+    assert f"argument --workers: {number} is not a whole number of 1 or more" in capsys.readouterr().err
     assert started == []

@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -367,6 +368,16 @@ def test_samples_have_the_same_noise_in_both_arms_and_other_noise_than_the_yards
     assert seeds[0] == seeds[1]
     assert len({*seeds[1], *seeds[2]}) == 4
     assert len(two._works(clip, LAST_FRAME)) == 1
+
+
+@pytest.mark.parametrize(("arm", "has_seed"), [(None, True), (LAST_FRAME, False)])
+def test_a_result_tells_of_its_window_noise_and_split_found_in_the_cache_or_not(ready, clip, arm, has_seed):
+    for runner in (ready.runner(), ready.runner()):
+        result = runner.run(clip, arm).result
+        assert (result.split, result.frames_sha256) == (clip.split, clip.frames_sha256)
+        assert result.seed == (runner._works(clip, arm)[0].generation_seed if has_seed else None)
+    moved = replace(clip, split="test" if clip.split == "search" else "search")
+    assert ready.runner().run(moved, arm).result.split == moved.split
 
 
 def test_a_clip_is_done_when_all_its_samples_are(runner, clip):

@@ -35,6 +35,16 @@ def test_results_come_back_as_they_were_written(tmp_path):
             np.testing.assert_array_equal(after.metrics.per_frame[name], values)
 
 
+def test_window_seed_and_split_come_back_also_where_there_is_no_noise(tmp_path):
+    written = [
+        replace(make_result("007", 15), split="search", frames_sha256="ab12", seed=2**31 - 1),
+        replace(make_result("NA", 16), frames_sha256="007", seed=None),
+    ]
+    write_results(tmp_path, written)
+    found = [(result.split, result.frames_sha256, result.seed) for result in read_results(tmp_path)]
+    assert found == [("search", "ab12", 2**31 - 1), ("test", "007", None)]
+
+
 def test_a_mean_over_samples_keeps_each_of_them_on_the_disk_too(tmp_path):
     samples = [make_result("007", psnr, losses=(0.5,)) for psnr in (15, 16, 20)]
     mean = mean_over_samples(samples)
@@ -72,7 +82,7 @@ def test_tables_have_the_documented_columns_and_frame_numbers(tmp_path):
     write_results(tmp_path, results)
     clips, frames = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("clips", "frames"))
     metrics = ["psnr", "ssim", "lpips", "temporal_consistency"]
-    assert list(clips) == ["clip_id", "class_name", "work", *metrics]
+    assert list(clips) == ["clip_id", "class_name", "split", "work", "frames_sha256", "seed", *metrics]
     assert list(frames) == ["clip_id", "frame", *metrics]
     assert list(frames["frame"]) == [*range(34, 66)] * 2
     assert list(frames["frame"][frames["temporal_consistency"].isna()]) == [34, 34]

@@ -7,10 +7,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from lora_tta.cli import cache, convert, import_ucf101, params, search, summary, ui
+from lora_tta.cli import cache, compare, convert, import_ucf101, params, search, summary, ui
 from lora_tta.errors import report_user_errors
 
-COMMANDS = (params, import_ucf101, convert, search, cache, summary, ui)
+COMMANDS = (params, import_ucf101, convert, search, cache, summary, compare, ui)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

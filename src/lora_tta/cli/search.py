@@ -16,10 +16,9 @@ def add_to(commands: Any) -> None:
 
 def positive_number(text: str) -> int:
     """A whole number of 1 or more."""
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
+    return int(text)
 
 
 def run(arguments: argparse.Namespace) -> None:

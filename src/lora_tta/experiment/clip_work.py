@@ -53,6 +53,11 @@ class ClipWork:
         parts = [self.clip.clip_id, self.yardstick, f"sample {self.sample}" if self.sample else None]
         return derive_seed(self.params.generation.seed, " ".join(part for part in parts if part))
 
+    @property
+    def has_noise(self) -> bool:
+        """Whether the continuation is sampled from noise."""
+        return self.yardstick not in (LAST_FRAME, RECONSTRUCTION)
+
     def adapter_key(self, num_steps: int) -> dict[str, Any]:
         """Key of the adapted parameters after a number of steps."""
         return self._trajectory_key | {"num_steps": num_steps}
@@ -77,7 +82,7 @@ class ClipWork:
     @cached_property
     def continuation_key(self) -> dict[str, Any]:
         """Key of the generated video, or of the yardstick's."""
-        if self.yardstick in (LAST_FRAME, RECONSTRUCTION):
+        if not self.has_noise:
             needs_model = self.yardstick == RECONSTRUCTION
             model_code = [backbone_module(self.params.model.backbone)] if needs_model else []
             return {

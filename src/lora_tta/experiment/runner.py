@@ -41,7 +41,7 @@ from lora_tta.records.results import (
     write_costs,
     write_results,
 )
-from lora_tta.records.yardsticks import LAST_FRAME, RECONSTRUCTION
+from lora_tta.records.yardsticks import LAST_FRAME
 
 # A clip's: its snapshots, files, measurements and log. More would pile up in memory behind a slow disk.
 JOBS_BEHIND = 8
@@ -168,8 +168,7 @@ class ClipRunner:
                 conditioning=file_sha256(self._conditioning_file(clip)),
                 distance=self._distance.name,
             )
-            has_noise = yardstick not in (LAST_FRAME, RECONSTRUCTION)
-            count = self.params.generation.num_samples if has_noise else 1
+            count = self.params.generation.num_samples if work.has_noise else 1
             self._known_works[key] = tuple(replace(work, sample=number) for number in range(count))
         return self._known_works[key]
 
@@ -213,7 +212,13 @@ class ClipRunner:
         measured = self.cache.fetch("result", work.result_key, measure)
         return ClipOutcome(
             clip=work.clip,
-            result=read_results(measured, measured / COSTS_NAME)[0],
+            # No measurement is made of these, so they are no part of the cache's entry.
+            result=replace(
+                read_results(measured, measured / COSTS_NAME)[0],
+                split=work.clip.split,
+                frames_sha256=work.clip.frames_sha256,
+                seed=work.generation_seed if work.has_noise else None,
+            ),
             video=continuation / VIDEO_NAME,
             frames_file=continuation / FRAMES_NAME,
             adapter=adapter and adapter / ADAPTER_FOLDER,
@@ -279,7 +284,7 @@ class ClipRunner:
         """Continue the clip, unless the cache holds its continuation."""
         if entry := self.cache.find("continuation", work.continuation_key):
             return Entry(entry)
-        if work.yardstick in (LAST_FRAME, RECONSTRUCTION):
+        if not work.has_noise:
             continuation = self._yardstick(work)
         else:
             if work.adaptation is None or adapter is None:

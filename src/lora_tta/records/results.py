@@ -2,7 +2,8 @@
 
 A folder holds three tables, keyed by ``clip_id``:
 
-- ``clips.csv``: one row a clip; ``clip_id``, ``class_name``, ``work`` (names the computation), the metrics.
+- ``clips.csv``: one row a clip; ``clip_id``, ``class_name``, ``split``, ``work`` (names the computation),
+  ``frames_sha256`` (of the clip), ``seed`` (of the starting noise), the metrics.
 - ``frames.csv``: one row a clip and generated frame; ``clip_id``, ``frame`` (counted from 1 in the whole
   clip), the metrics that have a value a frame. A metric that compares a frame with the one before it is empty
   for the first.
@@ -25,9 +26,11 @@ import pandas as pd
 
 from lora_tta.errors import UserError
 from lora_tta.files import write_csv
-from lora_tta.records.clips import CONDITIONING_FRAMES, NUM_FRAMES
+from lora_tta.records.clips import CONDITIONING_FRAMES, NUM_FRAMES, Split
 from lora_tta.records.metric_table import COSTS, METRICS, ClipMetrics, in_table_order, metric
 
+CLIPS_TABLE = "clips.csv"
+CLIP_COLUMNS = ("clip_id", "class_name", "split", "work", "frames_sha256", "seed")
 COST_COLUMNS = ("adapt_seconds", "generate_seconds", "peak_memory_bytes")
 
 
@@ -45,6 +48,10 @@ class ClipResult:
         adapt_seconds: 0 without adaptation, None if unknown.
         generate_seconds: sampling and decoding of one sample, None if unknown.
         peak_memory_bytes: the highest of adaptation and generation, None if unknown.
+        split: whether the clip is for the search or for the test.
+        frames_sha256: hash of the preprocessed clip's frames; clips with equal ones are the same window.
+        seed: of the starting noise, that of the first sample; arms with equal ones are paired. None without
+            noise.
         samples: the metrics of each sample, if ``metrics`` are a mean over several; empty if not.
     """
 
@@ -57,6 +64,9 @@ class ClipResult:
     adapt_seconds: float | None = None
     generate_seconds: float | None = None
     peak_memory_bytes: int | None = None
+    split: Split = "test"
+    frames_sha256: str = ""
+    seed: int | None = None
     samples: tuple[Mapping[str, float], ...] = ()
 
     def by_sample(self, name: str) -> list[float]:
@@ -110,11 +120,11 @@ def clip_table(results: Sequence[ClipResult]) -> pd.DataFrame:
     names = metric_names(results)
     return pd.DataFrame(
         [
-            {"clip_id": result.clip_id, "class_name": result.class_name, "work": result.work}
+            {name: getattr(result, name) for name in CLIP_COLUMNS}
             | {name: result.metrics.summary[name] for name in names}
             for result in results
         ]
-    )
+    ).astype({"seed": "Int64"})
 
 
 def frame_table(results: Sequence[ClipResult]) -> pd.DataFrame:
@@ -177,7 +187,7 @@ def write_results(folder: Path, results: Sequence[ClipResult]) -> None:
     write_csv(folder / "losses.csv", loss_table(results))
     if not (samples := sample_table(results)).empty:
         write_csv(folder / "samples.csv", samples)
-    write_csv(folder / "clips.csv", clip_table(results))
+    write_csv(folder / CLIPS_TABLE, clip_table(results))
 
 
 def write_costs(path: Path, results: Sequence[ClipResult]) -> None:
@@ -209,6 +219,9 @@ def read_results(folder: Path, costs: Path | None = None) -> list[ClipResult]:
             clip_id=row["clip_id"],
             class_name=row["class_name"],
             work=row["work"],
+            split=row.get("split", "test"),
+            frames_sha256=row.get("frames_sha256", ""),
+            seed=int(row["seed"]) if row.get("seed") else None,
             metrics=ClipMetrics(
                 per_frame={
                     name: frames_by_clip[row["clip_id"]][name].dropna().to_numpy(np.float32)
@@ -267,7 +280,14 @@ def _read_table(path: Path) -> pd.DataFrame:
     try:
         return pd.read_csv(
             path,
-            dtype={"clip_id": str, "class_name": str, "work": str},
+            dtype={
+                "clip_id": str,
+                "class_name": str,
+                "split": str,
+                "work": str,
+                "frames_sha256": str,
+                "seed": str,
+            },
             keep_default_na=False,
             na_values={row.name: [""] for row in METRICS},
         )

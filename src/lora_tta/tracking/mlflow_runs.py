@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 from mlflow.entities import Metric, Param, Run
+from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
@@ -25,7 +26,14 @@ from lora_tta.files import atomic
 from lora_tta.records.clips import Split
 from lora_tta.records.outcome import ClipOutcome
 from lora_tta.records.point import flatten
-from lora_tta.records.results import ClipResult, clip_table, loss_table, mean_costs, mean_metrics
+from lora_tta.records.results import (
+    CLIPS_TABLE,
+    ClipResult,
+    clip_table,
+    loss_table,
+    mean_costs,
+    mean_metrics,
+)
 
 KIND_TAG, KEY_TAG, BEST_TAG = "lora_tta.kind", "lora_tta.key", "lora_tta.best_of"
 STATE_TAG, FAILURE_TAG = "lora_tta.state", "lora_tta.failure"
@@ -177,6 +185,21 @@ def log_settings(run_id: str, settings: Mapping[str, object]) -> None:
 def log_running_mean(run_id: str, metric: str, value: float, num_clips: int) -> None:
     """Log the mean of a metric over the first clips of a trial."""
     mlflow.MlflowClient().log_metric(run_id, f"running_{metric}", value, step=num_clips)
+
+
+def fetch_tables(params: TrackingParams, run_id: str, folder: Path) -> bool:
+    """Copy the tables of results of a run into a folder; False if there is no such run, or it has none."""
+    if params.uri.startswith(SQLITE) and not Path(params.uri.removeprefix(SQLITE)).exists():
+        return False  # MLflow would make one.
+    mlflow.set_tracking_uri(params.uri)
+    client = mlflow.MlflowClient()
+    try:
+        names = [artifact.path for artifact in client.list_artifacts(run_id)]
+        for name in (name for name in names if name.endswith(".csv")):
+            client.download_artifacts(run_id, name, str(folder))
+    except MlflowException:
+        return False
+    return CLIPS_TABLE in names
 
 
 def tag_state(run_id: str, state: str) -> None:

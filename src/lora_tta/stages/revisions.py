@@ -1,0 +1,32 @@
+"""Results of another Git revision, as DVC has kept them."""
+
+from pathlib import Path
+
+from lora_tta.records.results import CLIPS_TABLE
+from lora_tta.stages.paths import ADAPT
+
+
+def fetch_tables(name: str, folder: Path) -> bool:
+    """Copy the tables of results of a revision from DVC's cache or remote.
+
+    Args:
+        name: ``revision`` or ``revision:folder``, as ``HEAD~1:outputs/baseline``; without a folder, that of
+            the stage ``adapt``.
+        folder: where to.
+
+    Returns:
+        False if there is no such revision, or no results are there.
+    """
+    from dvc.api import DVCFileSystem
+    from dvc.exceptions import DvcException
+    from dvc.scm import SCMError
+
+    revision, _, place = name.partition(":")
+    try:
+        files = DVCFileSystem(url=".", rev=revision)
+        for table in (str(path) for path in files.ls(place or ADAPT.as_posix(), detail=False)):
+            if table.endswith(".csv"):
+                files.get_file(table, str(folder / Path(table).name))
+    except (DvcException, SCMError, OSError):
+        return False
+    return (folder / CLIPS_TABLE).exists()
