@@ -261,15 +261,18 @@ def findings(figures: dict, against: dict | None) -> list[str]:
     )
     lines = [
         f"model work after a process's first clip: {share_line}",
-        f"from the stage's command to its first clip, without the clip's own work: {min(starts):.0f} to "
-        f"{max(starts):.0f} s (target {TARGET_START} s, {TARGET_COLD_START} s with empty compiler caches)",
     ]
+    if starts:
+        lines.append(
+            f"from the stage's command to its first clip, without the clip's own work: {min(starts):.0f} to "
+            f"{max(starts):.0f} s (target {TARGET_START} s, {TARGET_COLD_START} s with empty compiler caches)"
+        )
     for encode in stages.get("encode", {}).get("workers", []):
         encoding = (encode["window"][1] - encode["window"][0]) / max(1, encode["clips"] - 1)
         lines.append(f"encode: {encoding:.2f} s a clip after the first (target {TARGET_ENCODING:.0f} s)")
     if "adaptation" in figures:
         lines += costs(figures, sum(shares) / len(shares))
-    if against:
+    if against and "clips a second" in figures:
         ratio = figures["clips a second"] / against["clips a second"]
         lines.append(
             f"scaling of the search from 1 to {figures['gpus']} GPUs, clips a second after the first clips: "

@@ -347,18 +347,37 @@ def with_samples(runner: ClipRunner, number: int) -> ClipRunner:
     return ClipRunner(Params.model_validate(values), runner.clips_folder, runner.encoded)
 
 
-def test_a_clips_result_is_the_mean_over_its_samples_which_cost_one_adaptation(runner, clip):
-    one, two = (with_samples(runner, number).run(clip, POINT) for number in (1, 2))
-    assert one.result.samples == ()
-    assert two.result.by_sample("psnr")[0] == one.result.metrics.summary["psnr"]
-    assert len(set(two.result.by_sample("psnr"))) == 2
+def test_a_clips_samples_cost_one_adaptation_and_their_mean_is_its_result(ready, clip, monkeypatch):
+    adaptations, loaded, load = [], [], lora.Method.load
+
+    def adapting(*arguments, **options):
+        adaptations.append(arguments)
+        return adapt(*arguments, **options)
+
+    def loading(self, folder):
+        loaded.append(folder)
+        load(self, folder)
+
+    monkeypatch.setattr(runner_module, "adapt", adapting)
+    monkeypatch.setattr(lora.Method, "load", loading)
+    runner = with_samples(ready.runner(), 2)
+    two = runner.run(clip, POINT)
+    values = two.result.by_sample("psnr")
+    assert (len(adaptations), loaded, len(set(values))) == (1, [], 2)
     for name, value in two.result.metrics.summary.items():
         assert value == pytest.approx(np.mean(two.result.by_sample(name)))
-    # The files are the first sample's, the losses those of the one adaptation.
+    # The first sample is that of a run with one; the files are its, the losses those of the adaptation.
+    one = with_samples(runner, 1).run(clip, POINT)
+    assert one.result.samples == ()
+    assert one.result.metrics.summary["psnr"] == values[0]
     assert content(two) == content(one)
     assert two.result.losses == one.result.losses
-    assert len(list((runner.cache.root / "continuation").iterdir())) == 2
-    assert len(list((runner.cache.root / "adapter").iterdir())) == 2  # after 1 and 3 steps
+    # From the stored adapter, which is loaded once, both samples are the same again.
+    for kind in ("continuation", "result"):
+        shutil.rmtree(runner.cache.root / kind)
+    assert with_samples(runner, 2).run(clip, POINT).result.by_sample("psnr") == values
+    assert (len(adaptations), len(loaded)) == (1, 1)
+    assert with_samples(runner, 2).run(clip, None).result.by_sample("psnr")[1] != values[1]
 
 
 def test_samples_have_the_same_noise_in_both_arms_and_other_noise_than_the_yardstick(runner, clip):

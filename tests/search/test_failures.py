@@ -15,7 +15,7 @@ from lora_tta.experiment.beside import Beside
 from lora_tta.experiment.runner import ClipRunner
 from lora_tta.search import worker as worker_module
 from lora_tta.search.launch import run_local_workers
-from lora_tta.search.study import JOURNAL, best_trial, failure_of, finished_trials
+from lora_tta.search.study import JOURNAL, best_trial, failure_of, finished_trials, point_of
 from lora_tta.search.study_export import export_study
 
 DIVERGING = 1e30
@@ -136,14 +136,19 @@ def test_a_trial_outlives_a_fault_in_what_a_thread_does_beside_the_model(search_
     assert search.tracked() == undisturbed.tracked()
 
 
-def test_an_idle_worker_leaves_a_failure_to_the_trials_own(search_in):
+def test_an_idle_worker_leaves_a_failure_to_the_trials_own(search_in, monkeypatch):
     search = search_in(
         "study", num_clips=2, space={"rank": [2], "learning_rate": [DIVERGING], "num_steps": [2]}
     )
     owner, helper = search.worker(), search.worker()
     with owner._heartbeat:
-        owner._claim()
+        point = point_of(owner._claim())
+        tried, try_begin = [], helper.runner.try_begin
+        monkeypatch.setattr(helper.runner, "try_begin", lambda *work: tried.append(work) or try_begin(*work))
         assert not helper._help()
+        # It does not come back to a point at which a clip failed.
+        assert not helper._help()
+        assert tried == [(search.clips[-1], point)]
     (trial,) = search.study().trials
     assert trial.state == TrialState.RUNNING
 

@@ -87,7 +87,7 @@ def decide_mode(mode: PerceptualMode, weights_url: str = AlexNet_Weights.IMAGENE
     if mode == "required":
         raise UserError(
             f"evaluation.lpips is 'required', but {problem}: download {weights_url} to {file}, "
-            "or set evaluation.lpips to 'auto'"
+            "or set evaluation.lpips to 'untrained', which is never compared with LPIPS"
         )
     logger.warning(
         "\n%s\nLPIPS IS NOT AVAILABLE: %s.\nThe run measures '%s' with an untrained backbone instead. "

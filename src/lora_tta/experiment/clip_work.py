@@ -106,7 +106,7 @@ class ClipWork:
         return {
             "continuation": self.continuation_key,
             "measuring": measuring_code(),
-            "metrics": {row.name: row.measure for row in METRICS},
+            "metrics": {row.name: [row.measure, row.distance] for row in METRICS},
             "frames": FRAMES,
             "clip": self.clip.sha256,
             "class_name": self.clip.class_name,

@@ -305,7 +305,9 @@ class ClipRunner:
             cost = {"seconds": continuation.seconds, "peak_memory_bytes": continuation.peak_memory_bytes}
             (folder / COST_NAME).write_text(json.dumps(cost))
 
-        return Entry(lambda: self.cache.fetch("continuation", work.continuation_key, save))
+        # At once, and not with the clip's other samples: what is finished is kept, and no frames pile up.
+        saved = self.beside.submit(lambda: self.cache.fetch("continuation", work.continuation_key, save))
+        return Entry(saved.result)
 
     def _yardstick(self, work: ClipWork) -> Continuation:
         frames = read_clip_frames(self.clips_folder, work.clip)

@@ -46,7 +46,7 @@ class ClipResult:
         work: name of the computation; equal for equal inputs, settings and code.
         device: product name of the GPU that the costs were measured on, or ``cpu``; None if they are unknown.
         adapt_seconds: 0 without adaptation, None if unknown.
-        generate_seconds: sampling and decoding of one sample, None if unknown.
+        generate_seconds: sampling and decoding of all samples, None if unknown.
         peak_memory_bytes: the highest of adaptation and generation, None if unknown.
         split: whether the clip is for the search or for the test.
         frames_sha256: hash of the preprocessed clip's frames; clips with equal ones are the same window.
@@ -92,7 +92,7 @@ def mean_over_samples(results: Sequence[ClipResult]) -> ClipResult:
         ),
         samples=summaries,
         work="+".join(result.work for result in results),
-        generate_seconds=float(np.mean([result.generate_seconds or 0.0 for result in results])),
+        generate_seconds=sum(result.generate_seconds or 0.0 for result in results),
         peak_memory_bytes=max(result.peak_memory_bytes or 0 for result in results),
     )
 

@@ -1,7 +1,7 @@
 """One worker of a study: claims trials, runs them clip by clip, and helps others when none is left."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 
 import numpy as np
@@ -84,6 +84,9 @@ class Worker:
             params.cache.path / "workers" / self.study.study_name, params.workers.heartbeat_seconds
         )
         self._shows_progress = shows_progress
+        # Clips that need no help any more, and points at which one failed in this worker's hands.
+        self._done: set[tuple[str, tuple | None]] = set()
+        self._given_up: set[tuple | None] = set()
 
     def work(self) -> None:
         """Return when the study has all its trials finished."""
@@ -96,7 +99,7 @@ class Worker:
         with self._heartbeat, progress:
             # Every trial is compared with them, and between two of its clips they would cost the most: the
             # model would have to give up its adapter.
-            self._do_in_advance((clip, None) for clip in self.clips)
+            self._do_in_advance(self.clips, None)
             while True:
                 progress.update(len(self._trials(*FINISHED_STATES)) - progress.n)
                 trial = self._claim()
@@ -205,6 +208,9 @@ class Worker:
             for number, future in self._begun_clips(trial, run_id):
                 progress.update()
                 begun[number] = future
+                for other in begun.values():
+                    if other.done():
+                        other.result()  # A failure ends the trial at once.
                 # In the order of the clips, whichever was begun first: a running mean depends on it.
                 while len(values) in begun and (self._prunes or len(values) != number):
                     self._report(trial, values, begun[len(values)].result()[0], run_id)
@@ -231,8 +237,10 @@ class Worker:
                 if future := self._begin_clip(clip, point_of(trial), run_id):
                     del left[number]
                     yield number, future
-            if len(left) == taken and not self._help(at_most=1):
-                time.sleep(HELPER_SECONDS)
+            if len(left) == taken:
+                self.runner.beside.wait()
+                if not self._help(at_most=1):
+                    time.sleep(HELPER_SECONDS)
 
     def _begin_clip(
         self, clip: Clip, point: Point, run_id: str
@@ -270,31 +278,37 @@ class Worker:
         if self._prunes:
             return False  # The clips at a trial's end may never be needed.
         return any(
-            self._do_in_advance(((clip, point_of(trial)) for clip in reversed(self.clips)), at_most)
+            self._do_in_advance(self.clips[::-1], point_of(trial), at_most)
             for trial in self._trials(TrialState.RUNNING)
             if self._has_point(trial) and trial.user_attrs.get(WORKER_ATTRIBUTE) != self._heartbeat.worker_id
         )
 
-    def _do_in_advance(self, work: Iterable[tuple[Clip, Point | None]], at_most: int | None = None) -> bool:
-        """Do clips that nobody has done or works on, up to the first failure; False if there are none.
+    def _do_in_advance(self, clips: Sequence[Clip], point: Point | None, at_most: int | None = None) -> bool:
+        """Do clips that nobody has done or works on; False if there are none.
 
-        The trial's own worker meets the same failure, and tells it.
+        After a failure, this worker leaves the point to the trial's own, which meets the same and tells it.
         """
+        name = None if point is None else tuple(point.items())
         begun: list[Future[ClipOutcome]] = []
         try:
             with self.runner.working():
-                for clip, point in work:
-                    if len(begun) == at_most:
+                for clip in clips:
+                    if len(begun) == at_most or name in self._given_up:
                         break
-                    if self.runner.is_done(clip, point):
+                    if (clip.clip_id, name) in self._done:
                         continue
-                    if future := self.runner.try_begin(clip, point):
+                    if self.runner.is_done(clip, point):
+                        self._done.add((clip.clip_id, name))
+                    elif future := self.runner.try_begin(clip, point):
                         begun.append(future)
             for future in begun:
                 future.result()
         except UserError:
             raise
         except Exception:
+            self._given_up.add(name)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
             return False
         return bool(begun)
 
