@@ -106,7 +106,10 @@ def test_an_arm_that_is_not_there_is_named_with_what_an_arm_can_be(workspace, ca
     assert error.count("\n") == 1
 
 
-def test_a_revision_is_read_from_dvcs_cache(workspace, lines):
+@pytest.fixture
+def two_revisions(workspace):
+    """A repository of real DVC whose arm was 15 dB and is 17 dB, in the cache alone."""
+
     def command(*words: str) -> None:
         identity = ["-c", "user.name=t", "-c", "user.email=t@t"]
         words = (words[0], *identity, *words[1:]) if words[0] == "git" else words
@@ -123,8 +126,19 @@ def test_a_revision_is_read_from_dvcs_cache(workspace, lines):
     commit(15)
     commit(17)
     shutil.rmtree("outputs/adapt")
+
+
+def test_a_revision_is_read_from_dvcs_cache(two_revisions, lines):
     assert "PSNR (dB) * 18.5000 20.5000 +2.0000 +2.0000 .. +2.0000 100% better" in lines("HEAD~1", "HEAD")
     assert lines("HEAD:outputs/adapt", "HEAD~1")[0] == "8 clips; A is HEAD:outputs/adapt, B is HEAD~1"
+
+
+def test_a_revision_that_dvc_has_not_kept_is_told_in_one_line(two_revisions, capsys):
+    shutil.rmtree(".dvc/cache")
+    assert main(["compare", "HEAD~1", "HEAD"]) == 2
+    error = capsys.readouterr().err
+    assert "HEAD~1: its files are neither in DVC's cache nor in the remote" in error
+    assert error.count("\n") == 1
 
 
 def test_a_run_is_read_from_mlflow(workspace, lines, empty_database, tmp_path):

@@ -152,6 +152,17 @@ def test_auto_without_the_backbone_warns_and_renames_the_metric(checkpoints, cap
     assert "lpips_untrained" in caplog.text
 
 
+@pytest.mark.parametrize("mode", ["untrained", "required"])
+def test_distances_between_neighbours_are_those_of_pairs(backbone, checkpoints, frames, mode):
+    (checkpoints / backbone.name).write_bytes(backbone.read_bytes())
+    distance = load_perceptual_distance(mode, "cpu", f"{UNREACHABLE}/{backbone.name}")
+    video = torch.cat(frames)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            distance.between_neighbours(video), distance(video[:-1], video[1:]), rtol=1e-4, atol=1e-6
+        )
+
+
 def test_what_auto_comes_to_is_decided_by_the_weights_that_are_at_hand(backbone, checkpoints):
     url = f"{UNREACHABLE}/{backbone.name}"
     assert decide_mode("auto", url) == "untrained"

@@ -30,12 +30,12 @@ def psnr(generated: Tensor, target: Tensor) -> Measurement:
 
 def ssim(generated: Tensor, target: Tensor) -> Measurement:
     """Structural similarity, Gaussian window of 11 pixels and sigma 1.5 (Wang et al. 2004)."""
-    return Measurement.mean_of(in_batches(_ssim_per_frame, generated, target))
+    return Measurement.mean_of(_in_batches(_ssim_per_frame, generated, target))
 
 
 def perceptual_distance(generated: Tensor, target: Tensor, distance: PerceptualDistance) -> Measurement:
     """LPIPS (Zhang et al. 2018), or the stand-in that ``distance`` is."""
-    return Measurement.mean_of(in_batches(distance, generated, target))
+    return Measurement.mean_of(_in_batches(distance, generated, target))
 
 
 def temporal_consistency(generated: Tensor) -> Measurement:
@@ -43,7 +43,7 @@ def temporal_consistency(generated: Tensor) -> Measurement:
     return Measurement.mean_of(_psnr_per_frame(generated[:-1], generated[1:]))
 
 
-def in_batches(measure: Callable[[Tensor, Tensor], Tensor], frames: Tensor, reference: Tensor) -> Tensor:
+def _in_batches(measure: Callable[[Tensor, Tensor], Tensor], frames: Tensor, reference: Tensor) -> Tensor:
     """Values of pairs of frames (n,), measured a few pairs at a time."""
     batches = zip(frames.split(FRAMES_PER_BATCH), reference.split(FRAMES_PER_BATCH), strict=True)
     return torch.cat([measure(*batch) for batch in batches])

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lora_tta.evaluation.frame_metrics import in_batches
+from lora_tta.evaluation.frame_metrics import FRAMES_PER_BATCH
 from lora_tta.evaluation.measurement import Measurement
 from lora_tta.evaluation.perceptual import PerceptualDistance
 
@@ -50,6 +50,11 @@ def temporal_distance(generated: Tensor, target: Tensor, distance: PerceptualDis
     consecutive true frames (Chu et al. 2020, https://doi.org/10.1145/3386569.3392457, section 5), mean over
     frames. The paper shows it times 100.
     """
-    changes = (in_batches(distance, frames[:-1], frames[1:]) for frames in (generated, target))
-    ours, true = changes
+    ours, true = (_changes(frames, distance) for frames in (generated, target))
     return Measurement.mean_of((ours - true).abs())
+
+
+def _changes(frames: Tensor, distance: PerceptualDistance) -> Tensor:
+    """Distances between each frame and the next (n - 1,), a few frames at a time."""
+    starts = range(0, len(frames) - 1, FRAMES_PER_BATCH)
+    return torch.cat([distance.between_neighbours(frames[at : at + FRAMES_PER_BATCH + 1]) for at in starts])

@@ -65,6 +65,29 @@ class PerceptualDistance(nn.Module):
         """
         return self.model(generated / 127.5 - 1, target / 127.5 - 1).flatten()
 
+    def between_neighbours(self, frames: Tensor) -> Tensor:
+        """Distances between each frame and the next, as :meth:`forward` has them.
+
+        The features of a frame are computed once, though it has two neighbours.
+
+        Args:
+            frames: (n, 3, height, width) as :meth:`forward` takes them.
+
+        Returns:
+            (n - 1,) distances.
+        """
+        layers = self.model.net(self.model.scaling_layer(frames / 127.5 - 1))
+        heads = self.model.lins if self.model.lpips else [_sum_of_channels] * len(layers)
+        total = frames.new_zeros(len(frames) - 1)
+        for head, layer in zip(heads, layers, strict=True):
+            features = lpips.normalize_tensor(layer)
+            total = total + head((features[1:] - features[:-1]) ** 2).mean(dim=(1, 2, 3))
+        return total
+
+
+def _sum_of_channels(differences: Tensor) -> Tensor:
+    return differences.sum(dim=1, keepdim=True)
+
 
 def decide_mode(mode: PerceptualMode, weights_url: str = AlexNet_Weights.IMAGENET1K_V1.url) -> DecidedMode:
     """Whether the trained backbone is taken, to be asked once for all that is compared.

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from lora_tta.errors import UserError
 from lora_tta.records.results import CLIPS_TABLE
 from lora_tta.stages.paths import ADAPT
 
@@ -16,10 +17,14 @@ def fetch_tables(name: str, folder: Path) -> bool:
 
     Returns:
         False if there is no such revision, or no results are there.
+
+    Raises:
+        UserError: DVC has not kept the files of this revision.
     """
     from dvc.api import DVCFileSystem
     from dvc.exceptions import DvcException
     from dvc.scm import SCMError
+    from dvc_data.index import DataIndexDirError
 
     revision, _, place = name.partition(":")
     try:
@@ -27,6 +32,11 @@ def fetch_tables(name: str, folder: Path) -> bool:
         for table in (str(path) for path in files.ls(place or ADAPT.as_posix(), detail=False)):
             if table.endswith(".csv"):
                 files.get_file(table, str(folder / Path(table).name))
+    except DataIndexDirError:
+        raise UserError(
+            f"{name}: its files are neither in DVC's cache nor in the remote, as after dvc gc; check the "
+            "revision out and run dvc repro"
+        ) from None
     except (DvcException, SCMError, OSError):
         return False
     return (folder / CLIPS_TABLE).exists()

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 from mlflow.entities import Metric, Param, Run
+from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking.context.registry import resolve_tags
@@ -191,6 +192,8 @@ def fetch_tables(params: TrackingParams, run_id: str, folder: Path) -> bool:
     """Copy the tables of results of a run into a folder; False if there is no such run, or it has none."""
     if params.uri.startswith(SQLITE) and not Path(params.uri.removeprefix(SQLITE)).exists():
         return False  # MLflow would make one.
+    # A bar for each of a few small tables tells nothing.
+    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
     mlflow.set_tracking_uri(params.uri)
     client = mlflow.MlflowClient()
     try:
