@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_tta.config import load_params
+from lora_tta.config import TrackingParams, load_params
 from lora_tta.errors import UserError
 from lora_tta.records.metric_table import metric
 from lora_tta.stages.paths import ADAPT
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
     from lora_tta.evaluation.comparison import compare
 
     params = load_params()
-    before, after = (read_arm(name) for name in (arguments.before, arguments.after))
+    before, after = (read_arm(name, params.tracking) for name in (arguments.before, arguments.after))
     common, left_out = common_clips(before, after)
     for reason in left_out:
         print(f"left out: {reason}")
@@ -56,11 +56,12 @@ def run(arguments: argparse.Namespace) -> None:
     print("\n".join(comparison_lines(comparisons, params.evaluation.primary)))
 
 
-def read_arm(name: str) -> "list[ClipResult]":
+def read_arm(name: str, tracking: TrackingParams) -> "list[ClipResult]":
     """The results of an arm.
 
     Args:
         name: a folder, an MLflow run's id, or a Git revision, as :data:`ARM` says.
+        tracking: where runs are.
 
     Raises:
         UserError: there is no such arm, or it holds no results.
@@ -72,7 +73,7 @@ def read_arm(name: str) -> "list[ClipResult]":
         return read_results(Path(name))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        if Path(name).exists() or not (_fetch_run(name, folder) or fetch_tables(name, folder)):
+        if Path(name).exists() or not (_fetch_run(name, tracking, folder) or fetch_tables(name, folder)):
             raise UserError(f"no results in {name}: give {ARM}")
         return read_results(folder)
 
@@ -113,9 +114,9 @@ def comparison_lines(comparisons: "dict[str, PairedComparison]", primary: str) -
     return [*rows, "* primary metric; the others are secondary" if primary in comparisons else ""]
 
 
-def _fetch_run(name: str, folder: Path) -> bool:
+def _fetch_run(name: str, tracking: TrackingParams, folder: Path) -> bool:
     if not RUN_ID.fullmatch(name):
         return False
     from lora_tta.tracking import mlflow_runs
 
-    return mlflow_runs.fetch_tables(load_params().tracking, name, folder)
+    return mlflow_runs.fetch_tables(tracking, name, folder)

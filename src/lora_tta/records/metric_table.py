@@ -4,7 +4,7 @@ It is free of torch, so that reading results needs none; the functions are impor
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -65,6 +65,28 @@ class Cost:
 _FRAMES, _MOTION = "lora_tta.evaluation.frame_metrics", "lora_tta.evaluation.motion"
 _TEMPORAL = "How far the change from frame to frame is from the true one (tLP, Chu et al. 2020), by"
 
+_LPIPS = Metric(
+    name=TRAINED_NAME,
+    label="LPIPS",
+    unit="",
+    direction="minimize",
+    decimals=4,
+    difference_decimals=4,
+    per_frame=True,
+    needs_reference=True,
+    weights="ImageNet AlexNet of torchvision",
+    measure=f"{_FRAMES}:perceptual_distance",
+    meaning="Distance of deep features (Zhang et al. 2018), AlexNet, mean over frames.",
+    distance=TRAINED_NAME,
+)
+_TEMPORAL_LPIPS = replace(
+    _LPIPS,
+    name=f"temporal_{TRAINED_NAME}",
+    label="Temporal LPIPS",
+    measure=f"{_MOTION}:temporal_distance",
+    meaning=f"{_TEMPORAL} LPIPS.",
+)
+
 METRICS = (
     Metric(
         name="psnr",
@@ -92,31 +114,12 @@ METRICS = (
         measure=f"{_FRAMES}:ssim",
         meaning="Structural similarity (Wang et al. 2004), mean over frames.",
     ),
-    Metric(
-        name=TRAINED_NAME,
-        label="LPIPS",
-        unit="",
-        direction="minimize",
-        decimals=4,
-        difference_decimals=4,
-        per_frame=True,
-        needs_reference=True,
-        weights="ImageNet AlexNet of torchvision",
-        measure=f"{_FRAMES}:perceptual_distance",
-        meaning="Distance of deep features (Zhang et al. 2018), AlexNet, mean over frames.",
-        distance=TRAINED_NAME,
-    ),
-    Metric(
+    _LPIPS,
+    replace(
+        _LPIPS,
         name=UNTRAINED_NAME,
         label="lpips_untrained",
-        unit="",
-        direction="minimize",
-        decimals=4,
-        difference_decimals=4,
-        per_frame=True,
-        needs_reference=True,
         weights=None,
-        measure=f"{_FRAMES}:perceptual_distance",
         meaning="The same distance with random features, where the weights are missing. It is not LPIPS.",
         distance=UNTRAINED_NAME,
     ),
@@ -147,31 +150,12 @@ METRICS = (
         meaning="How far the amount of motion (mean optical flow) is from the true one: the size of the "
         "ratio's logarithm, 0.69 for half and for twice. A frozen video has a high one.",
     ),
-    Metric(
-        name=f"temporal_{TRAINED_NAME}",
-        label="Temporal LPIPS",
-        unit="",
-        direction="minimize",
-        decimals=4,
-        difference_decimals=4,
-        per_frame=True,
-        needs_reference=True,
-        weights="ImageNet AlexNet of torchvision",
-        measure=f"{_MOTION}:temporal_distance",
-        meaning=f"{_TEMPORAL} LPIPS.",
-        distance=TRAINED_NAME,
-    ),
-    Metric(
+    _TEMPORAL_LPIPS,
+    replace(
+        _TEMPORAL_LPIPS,
         name=f"temporal_{UNTRAINED_NAME}",
         label=f"temporal_{UNTRAINED_NAME}",
-        unit="",
-        direction="minimize",
-        decimals=4,
-        difference_decimals=4,
-        per_frame=True,
-        needs_reference=True,
         weights=None,
-        measure=f"{_MOTION}:temporal_distance",
         meaning=f"{_TEMPORAL} {UNTRAINED_NAME}. It is not temporal LPIPS.",
         distance=UNTRAINED_NAME,
     ),

@@ -1,6 +1,6 @@
 """Per-clip results on disk.
 
-A folder holds three tables, keyed by ``clip_id``:
+A folder holds these tables, keyed by ``clip_id``:
 
 - ``clips.csv``: one row a clip; ``clip_id``, ``class_name``, ``split``, ``work`` (names the computation),
   ``frames_sha256`` (of the clip), ``seed`` (of the starting noise), the metrics.
