@@ -20,6 +20,7 @@ from lora_tta.experiment import lazy_model as model_module
 from lora_tta.experiment import runner as runner_module
 from lora_tta.experiment.beside import Beside
 from lora_tta.experiment.export import export_files, export_tables, strip
+from lora_tta.experiment.pool import run_arms
 from lora_tta.experiment.runner import ClipRunner
 from lora_tta.records.clips import Clip, read_manifest
 from lora_tta.records.outcome import ClipFailure, ClipOutcome
@@ -246,7 +247,8 @@ def test_the_model_begins_the_next_clip_before_the_first_is_measured(threaded, r
 
     def generating(*arguments):
         generated.append(arguments)
-        if len(generated) == 2:
+        # Two of each clip's: without adaptation, and the yardstick with another seed.
+        if len(generated) == 3:
             second_begins.set()
         return generate(*arguments)
 
@@ -256,9 +258,10 @@ def test_the_model_begins_the_next_clip_before_the_first_is_measured(threaded, r
 
     monkeypatch.setattr(runner_module, "generate_continuation", generating)
     monkeypatch.setattr(ClipRunner, "_measured", measuring)
+    arms = [None, *(row.name for row in YARDSTICKS)]
     with threaded.working():
-        futures = [threaded.begin(clip, None) for clip in ready.clips]
-        assert [future.result(TIMEOUT).clip for future in futures] == ready.clips
+        futures = [run_arms(threaded, clip, arms) for clip in ready.clips]
+        assert [future.result(TIMEOUT)[0].clip for future in futures] == ready.clips
 
 
 def test_all_that_was_begun_is_finished_when_the_work_ends(threaded, ready):
@@ -397,6 +400,22 @@ def test_a_result_tells_of_its_window_noise_and_split_found_in_the_cache_or_not(
         assert result.seed == (runner._works(clip, arm)[0].generation_seed if has_seed else None)
     moved = replace(clip, split="test" if clip.split == "search" else "search")
     assert ready.runner().run(moved, arm).result.split == moved.split
+
+
+def test_a_clip_that_is_done_is_not_waited_for(runner, ready, clip):
+    done = runner.run(clip, None)
+    other = ready.runner()
+    with runner._whole(runner._works(clip, None)), other.working():
+        assert other.begin(clip, None).result().video == done.video
+
+
+@pytest.mark.parametrize("missing", ["adapter", "continuation", "result"])
+def test_a_clip_without_one_of_its_entries_is_not_done(runner, clip, missing):
+    runner.run(clip, POINT)
+    assert runner.is_done(clip, POINT)
+    for entry in (runner.cache.root / missing).iterdir():
+        shutil.rmtree(entry)
+    assert not runner.is_done(clip, POINT)
 
 
 def test_a_clip_is_done_when_all_its_samples_are(runner, clip):

@@ -114,6 +114,14 @@ class ClipWork:
         }
 
     @cached_property
+    def entries(self) -> dict[str, dict[str, Any]]:
+        """The key of each kind of entry that the finished work has in the cache."""
+        keys = {"continuation": self.continuation_key, "result": self.result_key}
+        if self.adaptation is not None:
+            keys["adapter"] = self.adapter_key(self.adaptation.num_steps)
+        return keys
+
+    @cached_property
     def name(self) -> str:
         """A short name of the whole work."""
         return digest(self.result_key)[:16]

@@ -43,8 +43,9 @@ from lora_tta.records.results import (
 )
 from lora_tta.records.yardsticks import LAST_FRAME
 
-# A clip's: its snapshots, files, measurements and log. More would pile up in memory behind a slow disk.
-JOBS_BEHIND = 8
+# Those of two clips in five arms: their snapshots, files, measurements and logs. More would pile up in memory
+# behind a slow disk, and with fewer the model would wait for the measurements of its last clip.
+JOBS_BEHIND = 24
 VIDEO_NAME, FRAMES_NAME, COST_NAME, COSTS_NAME = "continuation.mp4", "frames.npy", "cost.json", "costs.csv"
 
 
@@ -110,10 +111,12 @@ class ClipRunner:
     def begin(self, clip: Clip, arm: Arm) -> "Future[ClipOutcome]":
         """Do the model's work on a clip; what needs no model is done beside that of the next clip.
 
-        To be called in :meth:`working`. Waits while the clip is in another process's hands. The same errors
-        as of :meth:`run` come from here or from the future.
+        To be called in :meth:`working`. Waits while the clip is in another process's hands, unless it is
+        done. The same errors as of :meth:`run` come from here or from the future.
         """
         works = self._works(clip, arm)
+        if self.is_done(clip, arm):
+            return self._begin(works, None)
         lock = self._whole(works)
         lock.acquire()
         return self._begin(works, lock)
@@ -129,8 +132,12 @@ class ClipRunner:
         return self._begin(works, lock)
 
     def is_done(self, clip: Clip, arm: Arm) -> bool:
-        """Whether the cache holds the clip's measurements."""
-        return all(self.cache.find("result", work.result_key) for work in self._works(clip, arm))
+        """Whether the cache holds the clip's adapter, continuations and measurements."""
+        return all(
+            self.cache.find(kind, key)
+            for work in self._works(clip, arm)
+            for kind, key in work.entries.items()
+        )
 
     def study_identity(self, clips: Sequence[Clip]) -> dict[str, Any]:
         """Everything that the value of a trial on these clips depends on, besides its point."""
@@ -176,15 +183,16 @@ class ClipRunner:
         """The lock under which one process at a time works on a clip at a point."""
         return self.cache.lock(works[0].result_key | {"part": "whole"}, thread_local=False)
 
-    def _begin(self, works: Sequence[ClipWork], lock: FileLock) -> "Future[ClipOutcome]":
+    def _begin(self, works: Sequence[ClipWork], lock: FileLock | None) -> "Future[ClipOutcome]":
         """Do the model's work, and leave the rest, after which the lock is released, to the thread beside."""
+        release = lock.release if lock else lambda: None
         self.beside.wait(keep=JOBS_BEHIND)
         try:
             adaptation = works[0].adaptation
             adapter = None if adaptation is None else self._adapter(works[0], adaptation)
             continuations = [self._continuation(work, adapter) for work in works]
         except BaseException:
-            lock.release()
+            release()
             raise
 
         def finish() -> ClipOutcome:
@@ -199,7 +207,7 @@ class ClipRunner:
                         outcomes[0], result=mean_over_samples([outcome.result for outcome in outcomes])
                     )
             finally:
-                lock.release()
+                release()
 
         return self.beside.submit(finish)
 
