@@ -75,10 +75,10 @@ def test_a_clip_in_a_helpers_hands_comes_last_and_changes_no_value(search_in, mo
     def release():
         if tried == [1, 2]:
             first.release()
-        return False
+        return iter(())
 
     monkeypatch.setattr(owner.runner, "try_begin", recording)
-    monkeypatch.setattr(owner, "_help", lambda at_most=None: release())
+    monkeypatch.setattr(owner, "_begun_for_others", release)
     first = helper.runner._whole(helper.runner._works(search.clips[0], point))
     with first:
         owner.work()
@@ -87,12 +87,25 @@ def test_a_clip_in_a_helpers_hands_comes_last_and_changes_no_value(search_in, mo
     assert search.study().trials[0].intermediate_values == undisturbed.study().trials[0].intermediate_values
 
 
-def test_a_worker_that_waits_for_a_helper_does_one_clip_of_another_trial_and_none_of_its_own(search_in):
+def test_a_worker_that_waits_for_a_helper_begins_one_clip_of_another_trial_and_none_of_its_own(
+    search_in, monkeypatch
+):
     search = search_in("study", num_clips=3)
     owner, other = search.worker(), search.worker()
+    owner.runner.beside = Beside(threaded=True, num_threads=1)
+    returned, measured = threading.Event(), owner.runner._measured
+
+    def measure(*frames):
+        assert returned.wait(30), "the model waits for the measurements of the other trial's clip"
+        return measured(*frames)
+
+    monkeypatch.setattr(owner.runner, "_measured", measure)
     with owner._heartbeat, other._heartbeat:
         own, others = (point_of(worker._claim()) for worker in (owner, other))
-        assert owner._help(at_most=1)
+        with owner.runner.working():
+            begun = next(owner._begun_for_others())
+            returned.set()
+        assert begun.result().clip == search.clips[-1]
         assert [owner.runner.is_done(clip, others) for clip in search.clips] == [False, False, True]
         assert not any(owner.runner.is_done(clip, own) for clip in search.clips)
 

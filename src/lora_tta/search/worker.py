@@ -99,7 +99,7 @@ class Worker:
         with self._heartbeat, progress:
             # Every trial is compared with them, and between two of its clips they would cost the most: the
             # model would have to give up its adapter.
-            self._do_in_advance(self.clips, None)
+            self._finish(self._begun_in_advance(self.clips, None))
             while True:
                 progress.update(len(self._trials(*FINISHED_STATES)) - progress.n)
                 trial = self._claim()
@@ -237,10 +237,9 @@ class Worker:
                 if future := self._begin_clip(clip, point_of(trial), run_id):
                     del left[number]
                     yield number, future
-            if len(left) == taken:
-                self.runner.beside.wait()
-                if not self._help(at_most=1):
-                    time.sleep(HELPER_SECONDS)
+            # One clip of another's, and not to its measurements: this trial's own may be ready before.
+            if len(left) == taken and next(self._begun_for_others(), None) is None:
+                time.sleep(HELPER_SECONDS)
 
     def _begin_clip(
         self, clip: Clip, point: Point, run_id: str
@@ -273,44 +272,65 @@ class Worker:
         # Wilcoxon's test pairs the values of single clips; the other pruners compare running means.
         trial.report(values[-1] if self.search.pruner == "wilcoxon" else mean, len(values) - 1)
 
-    def _help(self, at_most: int | None = None) -> bool:
-        """Do clips of another's trial that nobody works on, from its end; False if there are none."""
-        if self._prunes:
-            return False  # The clips at a trial's end may never be needed.
-        return any(
-            self._do_in_advance(self.clips[::-1], point_of(trial), at_most)
-            for trial in self._trials(TrialState.RUNNING)
-            if self._has_point(trial) and trial.user_attrs.get(WORKER_ATTRIBUTE) != self._heartbeat.worker_id
-        )
+    def _help(self) -> bool:
+        """Do clips of others' trials that nobody works on; False if there are none."""
+        return self._finish(self._begun_for_others())
 
-    def _do_in_advance(self, clips: Sequence[Clip], point: Point | None, at_most: int | None = None) -> bool:
-        """Do clips that nobody has done or works on; False if there are none.
+    def _begun_for_others(self) -> Iterator[Future[ClipOutcome]]:
+        """Begin clips of the first other trial that has some, from its end."""
+        # A pruner may never need the clips at a trial's end.
+        for trial in [] if self._prunes else self._trials(TrialState.RUNNING):
+            if self._has_point(trial) and trial.user_attrs.get(WORKER_ATTRIBUTE) != self._heartbeat.worker_id:
+                begun = self._begun_in_advance(self.clips[::-1], point_of(trial))
+                if first := next(begun, None):
+                    yield first
+                    yield from begun
+                    return
+
+    def _begun_in_advance(self, clips: Sequence[Clip], point: Point | None) -> Iterator[Future[ClipOutcome]]:
+        """Begin those of the clips that nobody has done or works on.
 
         After a failure, this worker leaves the point to the trial's own, which meets the same and tells it.
         """
         name = None if point is None else tuple(point.items())
-        begun: list[Future[ClipOutcome]] = []
-        try:
-            with self.runner.working():
-                for clip in clips:
-                    if len(begun) == at_most or name in self._given_up:
-                        break
-                    if (clip.clip_id, name) in self._done:
-                        continue
-                    if self.runner.is_done(clip, point):
-                        self._done.add((clip.clip_id, name))
-                    elif future := self.runner.try_begin(clip, point):
-                        begun.append(future)
-            for future in begun:
-                future.result()
-        except UserError:
-            raise
-        except Exception:
-            self._given_up.add(name)
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            return False
-        return bool(begun)
+
+        def note(future: Future[ClipOutcome]) -> None:
+            if future.exception():
+                self._give_up(name)
+
+        for clip in clips:
+            if name in self._given_up:
+                return
+            if (clip.clip_id, name) in self._done:
+                continue
+            if self.runner.is_done(clip, point):
+                self._done.add((clip.clip_id, name))
+                continue
+            try:
+                future = self.runner.try_begin(clip, point)
+            except UserError:
+                raise
+            except Exception:
+                self._give_up(name)
+                return
+            if future:
+                future.add_done_callback(note)
+                yield future
+
+    def _finish(self, begun: Iterator[Future[ClipOutcome]]) -> bool:
+        """Begin all and wait for them; whether one came to a good end, as one that fails is left."""
+        with self.runner.working():
+            futures = list(begun)
+        errors = [future.exception() for future in futures]
+        for error in errors:
+            if isinstance(error, UserError):
+                raise error
+        return None in errors
+
+    def _give_up(self, name: tuple | None) -> None:
+        self._given_up.add(name)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     @property
     def _prunes(self) -> bool:
