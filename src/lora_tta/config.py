@@ -180,6 +180,7 @@ class EvaluationParams(Section):
 
     primary: Annotated[str, _one_of("metric", {row.name: row for row in METRICS})]
     lpips: Literal["auto", "required", "untrained"]
+    fvd: Literal["off", "auto", "required"]
     bootstrap_samples: PositiveInt
     seed: NonNegativeInt
 

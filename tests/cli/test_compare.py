@@ -10,6 +10,7 @@ import pytest
 from clip_results import make_result
 
 from lora_tta.cli.main import main
+from lora_tta.records.arm_settings import write_settings
 from lora_tta.records.results import ClipResult, write_results
 
 IDS = "abcdefgh"
@@ -61,6 +62,19 @@ def test_clips_that_cannot_be_paired_are_left_out_and_counted(workspace, lines):
         "left out: 1 clips from other starting noise (generation.seed)",
     ]
     assert printed[4].startswith("4 clips")
+
+
+def test_settings_that_differ_are_named(workspace, lines):
+    write_results(Path("one"), arm(15))
+    write_results(Path("two"), arm(16))
+    assert lines("one", "two")[0].startswith("8 clips")
+    write_settings(Path("one"), {"generation": {"guidance_scale": 7.5, "seed": 0}})
+    assert lines("one", "two")[0].startswith("8 clips")  # those of the other are not known
+    write_settings(Path("two"), {"generation": {"guidance_scale": 6.0, "seed": 0}, "adaptation": {"rank": 8}})
+    assert lines("one", "two")[:2] == [
+        "differs: adaptation.rank: - and 8",
+        "differs: generation.guidance_scale: 7.5 and 6.0",
+    ]
 
 
 def test_what_needs_no_noise_is_paired_with_any(workspace, lines):
@@ -117,6 +131,7 @@ def two_revisions(workspace):
 
     def commit(psnr: float) -> None:
         write_results(Path("outputs/adapt"), arm(psnr))
+        write_settings(Path("outputs/adapt"), {"adaptation": {"rank": int(psnr)}})
         command("dvc", "add", "outputs/adapt")
         command("git", "add", ".")
         command("git", "commit", "-m", "now")
@@ -129,8 +144,10 @@ def two_revisions(workspace):
 
 
 def test_a_revision_is_read_from_dvcs_cache(two_revisions, lines):
-    assert "PSNR (dB) * 18.5000 20.5000 +2.0000 +2.0000 .. +2.0000 100% better" in lines("HEAD~1", "HEAD")
-    assert lines("HEAD:outputs/adapt", "HEAD~1")[0] == "8 clips; A is HEAD:outputs/adapt, B is HEAD~1"
+    printed = lines("HEAD~1", "HEAD")
+    assert printed[0] == "differs: adaptation.rank: 15 and 17"
+    assert "PSNR (dB) * 18.5000 20.5000 +2.0000 +2.0000 .. +2.0000 100% better" in printed
+    assert lines("HEAD:outputs/adapt", "HEAD~1")[1] == "8 clips; A is HEAD:outputs/adapt, B is HEAD~1"
 
 
 def test_a_revision_that_dvc_has_not_kept_is_told_in_one_line(two_revisions, capsys):

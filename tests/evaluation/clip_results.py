@@ -13,6 +13,7 @@ def make_result(
     losses: tuple[float, ...] = (),
     class_name: str = "Archery",
     device: str | None = "cpu",
+    features: np.ndarray | None = None,
 ) -> ClipResult:
     """A clip whose PSNR rises by 0.01 dB a frame around ``psnr``; its other metrics follow from it.
 
@@ -36,4 +37,5 @@ def make_result(
         adapt_seconds=1.5 * len(losses) if device else None,
         generate_seconds=2.25 if device else None,
         peak_memory_bytes=3 * 2**30 if device else None,
+        features=features,
     )

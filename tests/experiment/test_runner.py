@@ -14,6 +14,7 @@ from lora_tta.adaptation.methods import lora
 from lora_tta.adaptation.trajectory import Snapshot, adapt
 from lora_tta.cache.store import LOCKS
 from lora_tta.config import Params
+from lora_tta.data.video import read_clip_frames
 from lora_tta.errors import FailedWork
 from lora_tta.evaluation.frame_metrics import MAX_PSNR
 from lora_tta.experiment import lazy_model as model_module
@@ -344,10 +345,14 @@ def test_an_adapter_that_was_just_trained_is_sampled_as_it_is_and_a_stored_one_g
     assert content(again) == trained
 
 
+def with_setting(runner: ClipRunner, section: str, **values) -> ClipRunner:
+    changed = runner.params.model_dump()
+    changed[section] |= values
+    return ClipRunner(Params.model_validate(changed), runner.clips_folder, runner.encoded)
+
+
 def with_samples(runner: ClipRunner, number: int) -> ClipRunner:
-    values = runner.params.model_dump()
-    values["generation"]["num_samples"] = number
-    return ClipRunner(Params.model_validate(values), runner.clips_folder, runner.encoded)
+    return with_setting(runner, "generation", num_samples=number)
 
 
 def test_a_clips_samples_cost_one_adaptation_and_their_mean_is_its_result(ready, clip, monkeypatch):
@@ -439,3 +444,17 @@ def test_yardsticks_are_measured_like_every_continuation_and_found_again(runner,
     assert (frames[2][33:] != frames[3][33:]).any()
     assert len({outcome.result.work for outcome in (still, vae, other, baseline)}) == 4
     assert all(runner.is_done(clip, row.name) for row in YARDSTICKS)
+
+
+def test_where_fvd_is_measured_a_result_has_features_of_both_videos_frames_34_to_65(ready, clip, monkeypatch):
+    monkeypatch.setattr(
+        runner_module,
+        "VideoFeatures",
+        lambda device: lambda frames: frames.mean(axis=(0, 1, 2), dtype=np.float32),
+    )
+    runner = with_setting(ready.runner(), "evaluation", fvd="required")
+    outcome = runner.run(clip, None)
+    videos = np.load(outcome.frames_file), read_clip_frames(runner.clips_folder, clip)
+    expected = [video[33:].mean(axis=(0, 1, 2), dtype=np.float32) for video in videos]
+    np.testing.assert_array_equal(outcome.result.features, expected)
+    assert ready.runner().run(clip, None).result.features is None  # measured without FVD, another result

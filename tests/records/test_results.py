@@ -183,3 +183,20 @@ def test_one_set_never_mixes_lpips_with_its_untrained_stand_in(tmp_path):
 def test_no_clips_is_an_error_that_names_the_settings():
     with pytest.raises(UserError, match=r"preprocess\.num_clips"):
         metric_names([])
+
+
+def test_features_come_back_beside_the_tables_and_are_the_same_bytes_again(tmp_path):
+    features = [np.full((2, 3), number, np.float32) for number in (1, 2)]
+    results = [make_result(name, 15.0, features=pair) for name, pair in zip("ab", features, strict=True)]
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        folder.mkdir()
+        write_results(folder, results)
+    back = read_results(tmp_path / "one")
+    assert all(np.array_equal(result.features, pair) for result, pair in zip(back, features, strict=True))
+    assert (tmp_path / "one/features.npz").read_bytes() == (tmp_path / "two/features.npz").read_bytes()
+
+
+def test_without_features_there_is_no_file_of_them(tmp_path):
+    write_results(tmp_path, [make_result("a", 15.0)])
+    assert not (tmp_path / "features.npz").exists()
+    assert read_results(tmp_path)[0].features is None

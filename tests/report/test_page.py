@@ -17,6 +17,7 @@ from lora_tta.errors import UserError
 from lora_tta.evaluation.comparison import compare
 from lora_tta.records.results import mean_over_samples
 from lora_tta.records.yardsticks import LAST_FRAME, OTHER_SEED, RECONSTRUCTION, YARDSTICKS
+from lora_tta.report.caveats import ANSWERS
 from lora_tta.report.page import ClipVideos, ReportContext, write_costs_script, write_report
 
 HOSTILE = "<script>alert('x')</script> & \"co\""
@@ -80,7 +81,9 @@ def context(videos) -> ReportContext:
         yardsticks={},
         luck={},
         primary="psnr",
+        fvd={},
         search_comparisons={},
+        search_yardsticks={},
         videos={result.clip_id: videos for result in baseline},
         max_videos=3,
         fps=24,
@@ -295,7 +298,7 @@ def test_one_clip_without_videos_search_or_losses_still_makes_a_page(context, tm
     assert (
         "on average over 1 test clip and improves 100 % of them (95 % interval 21 to 100 %)." in page.words()
     )
-    assert "These are too few clips for a verdict." in page.words()
+    assert "There are too few held-out clips to say whether adaptation helps." in page.words()
     assert "nan" not in page.text
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
 
@@ -335,7 +338,7 @@ def test_the_answer_is_given_in_the_primary_metric_and_the_others_are_called_sec
     write_report(tmp_path / "report.html", replace(context, primary="lpips"))
     source = (tmp_path / "report.html").read_text()
     lead = source[source.index('class="lead"') : source.index("<h2>Result")]
-    assert "Adaptation changes LPIPS by" in lead
+    assert "It changes LPIPS by" in lead
     assert "PSNR" not in lead
     assert source.count("primary</span>") == 1
     assert source.count("secondary</span>") == len(context.comparisons) - 1
@@ -406,3 +409,75 @@ def test_the_best_and_the_worst_clips_and_classes_are_named(context, tmp_path):
         "\N{MINUS SIGN}0.375",
         "2",
     ]
+
+
+def lead_of(context, tmp_path) -> str:
+    write_report(tmp_path / "report.html", context)
+    source = (tmp_path / "report.html").read_text()
+    return source[source.index('class="lead"') : source.index("<h2>Result")]
+
+
+@pytest.mark.parametrize(
+    ("gain", "answer"),
+    [
+        (1.0, "Adaptation helps on held-out clips."),
+        (-1.0, "Adaptation harms on held-out clips."),
+        (0.0, "These clips do not show whether adaptation helps."),
+    ],
+)
+def test_the_first_sentence_follows_the_numbers(context, tmp_path, gain, answer):
+    baseline = [make_result(f"clip_{i}", 15 + i) for i in range(12)]
+    adapted = [make_result(f"clip_{i}", 15 + i + gain + 0.1 * (-1) ** i) for i in range(12)]
+    compared = compare(baseline, adapted, samples=500, seed=0)
+    lead = lead_of(
+        replace(context, baseline=baseline, adapted=adapted, comparisons=compared, videos={}), tmp_path
+    )
+    assert [sentence in lead for sentence in ANSWERS.values()].count(True) == 1
+    assert answer in lead
+    # The other metrics of these results follow PSNR.
+    others = {1.0: "get better.", -1.0: "get worse."}
+    assert (others[gain] in lead) if gain else not any(words in lead for words in others.values())
+
+
+def test_yardsticks_stand_in_every_table_of_results(context, tmp_path):
+    still = [make_result(f"clip_{i}", 10.25 + i, class_name=context.baseline[i].class_name) for i in range(5)]
+    chose = [make_result("chosen_by", 15)], [make_result("chosen_by", 16)]
+    write_report(
+        tmp_path / "report.html",
+        replace(
+            context,
+            yardsticks={LAST_FRAME: still},
+            search_comparisons=compare(*chose, samples=10, seed=0),
+            search_yardsticks={LAST_FRAME: [make_result("chosen_by", 8.125)]},
+        ),
+    )
+    source = (tmp_path / "report.html").read_text()
+    tables = {
+        title: source[source.index(title) :].partition("</table>")[0]
+        for title in (
+            "What the numbers are worth",
+            "The clips that chose the settings",
+            "Best and worst in",
+            "All clips",
+        )
+    }
+    assert "12.25" in tables["What the numbers are worth"]
+    assert "8.12" in tables["The clips that chose the settings"]
+    assert "14.25" in tables["Best and worst in"]
+    assert all(f"{10.25 + i:.2f}" in tables["All clips"] for i in range(5))
+
+
+def test_fvd_is_a_row_where_it_is_measured(context, tmp_path):
+    still = [make_result(f"clip_{i}", 10 + i, class_name=context.baseline[i].class_name) for i in range(5)]
+    measured = replace(
+        context,
+        yardsticks={LAST_FRAME: still},
+        fvd={"baseline": 412.5, "adapted": 398.25, LAST_FRAME: 700.0},
+    )
+    write_report(tmp_path / "report.html", measured)
+    page = Page(tmp_path / "report.html")
+    assert page.open == []
+    row = page.source[page.source.index('<tr id="fvd">') :].partition("</tr>")[0]
+    assert re.findall(r"<td>([^<]*)</td>", row) == ["412.5", "398.2", "700.0"]
+    write_report(tmp_path / "without.html", replace(measured, fvd={}))
+    assert "FVD" not in (tmp_path / "without.html").read_text()

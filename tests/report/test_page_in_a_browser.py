@@ -46,7 +46,9 @@ def page(tmp_path) -> Path:
             yardsticks={},
             luck={},
             primary="psnr",
+            fvd={},
             search_comparisons={},
+            search_yardsticks={},
             videos={},
             max_videos=0,
             fps=24,
@@ -76,9 +78,11 @@ def test_costs_are_filled_in_from_the_script_beside_the_page(browse, page, tmp_p
     assert costs["adapted.adapt_seconds_per_clip"] == "3.00 s"
     assert re.search(r'data-clip-cost="clip_1" data-cost="adapt">3\.00<', html)
     assert "Measured on: " in html
+    assert re.search(r'id="cost">It costs <span[^>]*>3\.00 s</span> of adaptation a clip', html)
 
 
 def test_without_the_script_the_page_shows_a_dash_and_says_where_costs_are(browse, page):
     html = browse(page)
     assert set(costs_of(html).values()) == {"\N{EN DASH}"}
+    assert 'id="cost" hidden' in html
     assert "../costs/report.js" in re.search(r'id="costs-note">([^<]*)<', html)[1]

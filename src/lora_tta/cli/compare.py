@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_tta.config import TrackingParams, load_params
 from lora_tta.errors import UserError
+from lora_tta.records.arm_settings import different_settings, read_settings
 from lora_tta.records.metric_table import metric
 from lora_tta.stages.paths import ADAPT
 
@@ -40,8 +41,14 @@ def run(arguments: argparse.Namespace) -> None:
     from lora_tta.evaluation.comparison import compare
 
     params = load_params()
-    before, after = (read_arm(name, params.tracking) for name in (arguments.before, arguments.after))
+    (before, before_settings), (after, after_settings) = (
+        read_arm(name, params.tracking) for name in (arguments.before, arguments.after)
+    )
     common, left_out = common_clips(before, after)
+    # Folders of earlier versions do not tell their settings.
+    if before_settings and after_settings:
+        for difference in different_settings(before_settings, after_settings):
+            print(f"differs: {difference}")
     for reason in left_out:
         print(f"left out: {reason}")
     if not common:
@@ -56,8 +63,8 @@ def run(arguments: argparse.Namespace) -> None:
     print("\n".join(comparison_lines(comparisons, params.evaluation.primary)))
 
 
-def read_arm(name: str, tracking: TrackingParams) -> "list[ClipResult]":
-    """The results of an arm.
+def read_arm(name: str, tracking: TrackingParams) -> "tuple[list[ClipResult], dict[str, Any]]":
+    """The results of an arm and the settings that it was made with, empty if they are not known.
 
     Args:
         name: a folder, an MLflow run's id, or a Git revision, as :data:`ARM` says.
@@ -70,12 +77,12 @@ def read_arm(name: str, tracking: TrackingParams) -> "list[ClipResult]":
     from lora_tta.stages.revisions import fetch_tables
 
     if (Path(name) / CLIPS_TABLE).exists():
-        return read_results(Path(name))
+        return read_results(Path(name)), read_settings(Path(name))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if Path(name).exists() or not (_fetch_run(name, tracking, folder) or fetch_tables(name, folder)):
             raise UserError(f"no results in {name}: give {ARM}")
-        return read_results(folder)
+        return read_results(folder), read_settings(folder)
 
 
 def common_clips(

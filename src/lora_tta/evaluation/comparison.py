@@ -1,10 +1,11 @@
-"""The paired comparison of two arms, metric by metric."""
+"""The paired comparison of two arms, metric by metric, and the distance of whole arms from the truth."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from lora_tta.evaluation.statistics import PairedComparison, paired_comparison
+from lora_tta.records.features import MIN_CLIPS
 from lora_tta.records.metric_table import metric
 from lora_tta.records.results import ClipResult, metric_names, pair_results
 
@@ -35,3 +36,21 @@ def compare(
         )
         for name in metric_names(baseline)
     }
+
+
+def frechet_video_distances(arms: Mapping[str, Sequence[ClipResult]]) -> dict[str, float]:
+    """FVD of each arm from the true videos of its clips; empty where it was not measured of enough clips."""
+    features = {
+        name: [result.features for result in results if result.features is not None]
+        for name, results in arms.items()
+    }
+    if any(len(found) < max(MIN_CLIPS, len(arms[name])) for name, found in features.items()):
+        return {}
+    # Imported where it is measured: without FVD, the report needs no torch.
+    from lora_tta.evaluation.video_features import frechet_distance
+
+    distances = {}
+    for name, found in features.items():
+        generated, target = np.stack(found, axis=1)
+        distances[name] = frechet_distance(generated, target)
+    return distances

@@ -1,18 +1,11 @@
 """LPIPS with torchvision's ImageNet AlexNet, or a stand-in that says by its name that it is not LPIPS.
 
 The linear heads of LPIPS come with the ``lpips`` package; its AlexNet trunk is a separate file that
-torchvision publishes (233 MB). It is taken from torch hub's checkpoint folder or fetched into it, and
-counts as trained only if its SHA-256 starts with the digits in its name.
+torchvision publishes (233 MB). It counts as trained only if its SHA-256 starts with the digits in its name.
 """
 
 import logging
-import socket
-import threading
-import urllib.request
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlparse
@@ -25,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torchvision.models import AlexNet_Weights
 
 from lora_tta.errors import UserError
-from lora_tta.files import file_sha256
+from lora_tta.evaluation.published_file import PublishedFile
 from lora_tta.records.metric_table import TRAINED_NAME, UNTRAINED_NAME
 
 logger = logging.getLogger(__name__)
@@ -33,8 +26,6 @@ logger = logging.getLogger(__name__)
 PerceptualMode = Literal["auto", "required", "untrained"]
 DecidedMode = Literal["required", "untrained"]
 
-PROBE_SECONDS = 3.0
-STALL_SECONDS = 30.0
 UNTRAINED_SEED = 0
 MIN_FRAME_SIZE = 31
 
@@ -103,20 +94,20 @@ def decide_mode(mode: PerceptualMode, weights_url: str = AlexNet_Weights.IMAGENE
     """
     if mode == "untrained":
         return mode
-    file = _trained_file(weights_url)
-    problem = _find_problem(file, weights_url)
+    published = _trunk(weights_url)
+    problem = published.problem()
     if problem is None:
         return "required"
     if mode == "required":
         raise UserError(
-            f"evaluation.lpips is 'required', but {problem}: download {weights_url} to {file}, "
+            f"evaluation.lpips is 'required', but {problem}: download {weights_url} to {published.path}, "
             "or set evaluation.lpips to 'untrained', which is never compared with LPIPS"
         )
     logger.warning(
         "\n%s\nLPIPS IS NOT AVAILABLE: %s.\nThe run measures '%s' with an untrained backbone instead. "
         "It is not LPIPS; never compare the two.\nFor LPIPS, download %s\nto %s\n"
         "and set evaluation.lpips to 'required'.\n%s",
-        *("=" * 100, problem, UNTRAINED_NAME, weights_url, file, "=" * 100),
+        *("=" * 100, problem, UNTRAINED_NAME, weights_url, published.path, "=" * 100),
     )
     return "untrained"
 
@@ -131,69 +122,13 @@ def load_perceptual_distance(
     The arguments and errors are those of :func:`decide_mode`; ``device`` is where the distance is computed.
     """
     is_trained = decide_mode(mode, weights_url) == "required"
-    distance = _trained_distance(_trained_file(weights_url)) if is_trained else _untrained_distance()
+    distance = _trained_distance(_trunk(weights_url).path) if is_trained else _untrained_distance()
     return distance.to(device)
 
 
-def _trained_file(url: str) -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
-
-
-def _find_problem(file: Path, url: str) -> str | None:
-    if not file.exists():
-        failure = _fetch(file, url)
-        if failure is not None:
-            return f"{file.name} is not in {file.parent} and could not be fetched ({failure})"
-    if not file_sha256(file).startswith(_expected_hash(file)):
-        return f"{file} is damaged or another file (its SHA-256 does not start with {_expected_hash(file)})"
-    return None
-
-
-def _expected_hash(file: Path) -> str:
-    return file.stem.rpartition("-")[2]
-
-
-@cache
-def _fetch(file: Path, url: str) -> str | None:
-    """Download ``url`` to ``file`` if its host answers; returns what went wrong."""
-    failure = _probe(url)
-    if failure is not None:
-        return failure
-    file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with _socket_timeout(STALL_SECONDS):
-            torch.hub.download_url_to_file(url, str(file), hash_prefix=_expected_hash(file))
-    except (OSError, RuntimeError) as error:
-        return str(error)
-    return None
-
-
-def _probe(url: str) -> str | None:
-    """Ask the host for the file's headers; a thread, because no timeout covers the look-up of a name."""
-    outcome: list[str | None] = []
-
-    def ask() -> None:
-        try:
-            request = urllib.request.Request(url, method="HEAD")
-            urllib.request.urlopen(request, timeout=PROBE_SECONDS).close()
-            outcome.append(None)
-        except OSError as error:
-            outcome.append(str(error))
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(PROBE_SECONDS)
-    return outcome[0] if outcome else f"no answer in {PROBE_SECONDS:g} s"
-
-
-@contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
+def _trunk(url: str) -> PublishedFile:
+    """Torchvision's file, whose name ends in the first digits of its SHA-256."""
+    return PublishedFile(url, Path(urlparse(url).path).stem.rpartition("-")[2])
 
 
 def _trained_distance(file: Path) -> PerceptualDistance:

@@ -111,6 +111,7 @@ class ClipWork:
             "clip": self.clip.sha256,
             "class_name": self.clip.class_name,
             "distance": self.distance,
+            "fvd": self.params.evaluation.fvd,
         }
 
     @cached_property
@@ -145,4 +146,6 @@ def generation_code(model: ModelParams) -> str:
 def measuring_code() -> str:
     """Version of the code that measures a continuation."""
     modules = {row.measure.partition(":")[0] for row in METRICS}
-    return code_version("lora_tta.evaluation.metrics", *sorted(modules), READING)
+    return code_version(
+        "lora_tta.evaluation.metrics", "lora_tta.evaluation.video_features", *sorted(modules), READING
+    )

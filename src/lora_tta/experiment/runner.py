@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from lora_tta.config import AdaptationParams, Params
 from lora_tta.data.video import read_clip_frames, write_video
 from lora_tta.evaluation.metrics import ContinuationMetrics
 from lora_tta.evaluation.perceptual import PerceptualDistance, load_perceptual_distance
+from lora_tta.evaluation.video_features import VideoFeatures
 from lora_tta.experiment.beside import Beside
 from lora_tta.experiment.clip_work import ClipWork, adaptation_code, generation_code, measuring_code
 from lora_tta.experiment.lazy_model import LazyModel
@@ -325,15 +326,22 @@ class ClipRunner:
         frames = reconstruct(self.model.backbone, frames)
         return Continuation(frames, time.perf_counter() - began, memory.bytes())
 
+    @cached_property
+    def _features(self) -> VideoFeatures | None:
+        """What FVD is measured on; it belongs to the set of clips, and each clip only brings its features."""
+        return None if self.params.evaluation.fvd == "off" else VideoFeatures(self.model.device)
+
     def _result(self, work: ClipWork, continuation: Path, adapter: Path | None) -> ClipResult:
         generated = np.load(continuation / FRAMES_NAME)[CONDITIONING_FRAMES:]
         target = read_clip_frames(self.clips_folder, work.clip)[CONDITIONING_FRAMES:]
         cost = json.loads((continuation / COST_NAME).read_text())
         adaptation = None if adapter is None else AdaptationRecord.load(adapter)
+        metrics, features = self._measured(generated, target)
         return ClipResult(
             clip_id=work.clip.clip_id,
             class_name=work.clip.class_name,
-            metrics=self._measured(generated, target),
+            metrics=metrics,
+            features=features,
             losses=adaptation.losses if adaptation else (),
             work=work.name,
             device=self.model.device_name,
@@ -344,12 +352,17 @@ class ClipRunner:
             ),
         )
 
-    def _measured(self, generated: np.ndarray, target: np.ndarray) -> ClipMetrics:
-        if self.model.device.type == "cpu":
-            return self._measure(generated, target)
-        # Beside the model's work, and never while one of its graphs is captured.
-        with GPU_ALONE, torch.cuda.device(self.model.device), torch.cuda.stream(self._stream):
-            return self._measure(generated, target)
+    def _measured(self, generated: np.ndarray, target: np.ndarray) -> tuple[ClipMetrics, np.ndarray | None]:
+        """The metrics, and the features of both (2, k) where FVD is measured."""
+        with ExitStack() as stack:
+            if self.model.device.type == "cuda":
+                # Beside the model's work, and never while one of its graphs is captured.
+                stack.enter_context(GPU_ALONE)
+                stack.enter_context(torch.cuda.device(self.model.device))
+                stack.enter_context(torch.cuda.stream(self._stream))
+            network = self._features
+            features = None if network is None else np.stack([network(generated), network(target)])
+            return self._measure(generated, target), features
 
     @cached_property
     def _stream(self) -> torch.cuda.Stream:

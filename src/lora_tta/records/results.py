@@ -11,6 +11,7 @@ A folder holds these tables, keyed by ``clip_id``:
   without adaptation.
 - ``samples.csv``, where clips have several samples: one row a clip and sample; ``clip_id``, ``sample`` (from
   1), the metrics. The other tables then hold means over samples.
+- ``features.npz``, where FVD is measured: see :mod:`lora_tta.records.features`.
 
 Costs differ each time that they are measured. They lie in a table of their own, which DVC does not track:
 ``clip_id``, ``work``, ``device``, ``adapt_seconds``, ``generate_seconds``, ``peak_memory_bytes``.
@@ -27,6 +28,7 @@ import pandas as pd
 from lora_tta.errors import UserError
 from lora_tta.files import write_csv
 from lora_tta.records.clips import CONDITIONING_FRAMES, NUM_FRAMES, Split
+from lora_tta.records.features import read_features, write_features
 from lora_tta.records.metric_table import COSTS, METRICS, ClipMetrics, in_table_order, metric
 
 CLIPS_TABLE = "clips.csv"
@@ -53,6 +55,8 @@ class ClipResult:
         seed: of the starting noise, that of the first sample; arms with equal ones are paired. None without
             noise.
         samples: the metrics of each sample, if ``metrics`` are a mean over several; empty if not.
+        features: (2, k) float32, of the generated frames (the first sample's) and the true ones; None
+            where FVD is not measured.
     """
 
     clip_id: str
@@ -68,6 +72,7 @@ class ClipResult:
     frames_sha256: str = ""
     seed: int | None = None
     samples: tuple[Mapping[str, float], ...] = ()
+    features: np.ndarray | None = None
 
     def by_sample(self, name: str) -> list[float]:
         """The metric of each sample, one or more."""
@@ -178,7 +183,7 @@ def mean_costs(results: Sequence[ClipResult]) -> dict[str, float]:
 
 
 def write_results(folder: Path, results: Sequence[ClipResult]) -> None:
-    """Write ``clips.csv``, ``frames.csv``, ``losses.csv`` and, with several samples, ``samples.csv``.
+    """Write the tables; that of samples where there are several, and features where there are some.
 
     Raises:
         UserError: as :func:`metric_names`.
@@ -187,6 +192,9 @@ def write_results(folder: Path, results: Sequence[ClipResult]) -> None:
     write_csv(folder / "losses.csv", loss_table(results))
     if not (samples := sample_table(results)).empty:
         write_csv(folder / "samples.csv", samples)
+    write_features(
+        folder, {result.clip_id: result.features for result in results if result.features is not None}
+    )
     write_csv(folder / CLIPS_TABLE, clip_table(results))
 
 
@@ -213,6 +221,7 @@ def read_results(folder: Path, costs: Path | None = None) -> list[ClipResult]:
     frames_by_clip = dict(list(frames.groupby("clip_id")))
     samples_by_clip = _read_samples(folder / "samples.csv", names)
     losses_by_clip = dict(list(losses.groupby("clip_id")["loss"]))
+    features = read_features(folder)
     costs_by_work = _read_costs(costs)
     return [
         ClipResult(
@@ -231,6 +240,7 @@ def read_results(folder: Path, costs: Path | None = None) -> list[ClipResult]:
                 summary={name: float(row[name]) for name in names},
             ),
             samples=samples_by_clip.get(row["clip_id"], ()),
+            features=features.get(row["clip_id"]),
             losses=tuple(losses_by_clip[row["clip_id"]]) if row["clip_id"] in losses_by_clip else (),
             **costs_by_work.get((str(row["clip_id"]), str(row["work"])), {}),
         )

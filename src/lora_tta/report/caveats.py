@@ -1,11 +1,36 @@
-"""What limits the answer of a search, in sentences that the report shows before its numbers."""
+"""The answer in words, and what limits it: sentences that the report shows before its numbers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from lora_tta.evaluation.statistics import PairedComparison
+from lora_tta.records.metric_table import metric
 from lora_tta.records.point import Point, describe
+
+# By the verdict on the primary metric.
+ANSWERS = {
+    "better": "Adaptation helps on held-out clips.",
+    "worse": "Adaptation harms on held-out clips.",
+    "unclear": "These clips do not show whether adaptation helps.",
+    "too few clips": "There are too few held-out clips to say whether adaptation helps.",
+}
+
+
+def conclusion(comparisons: Mapping[str, PairedComparison], primary: str) -> list[str]:
+    """Whether adaptation helped, by the primary metric, and which of the others agree and which do not."""
+    sentences = [ANSWERS[comparisons[primary].verdict]]
+    for verdict in ("better", "worse"):
+        labels = [
+            metric(name).label
+            for name, comparison in comparisons.items()
+            if name != primary and comparison.verdict == verdict
+        ]
+        if labels:
+            names = " and ".join(filter(None, [", ".join(labels[:-1]), labels[-1]]))
+            sentences.append(f"{names} {'gets' if len(labels) == 1 else 'get'} {verdict}.")
+    return sentences
 
 
 def search_caveats(

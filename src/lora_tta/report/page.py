@@ -18,6 +18,7 @@ from lora_tta.records.clips import CONDITIONING_FRAMES, NUM_FRAMES
 from lora_tta.records.metric_table import COSTS, UNTRAINED_NAME, metric
 from lora_tta.records.results import ClipResult, mean_costs, mean_metrics, pair_results
 from lora_tta.records.yardsticks import OTHER_SEED, YARDSTICKS
+from lora_tta.report.caveats import conclusion
 from lora_tta.report.charts import BarChart, LineChart, difference_chart, interval_mark, line_chart
 from lora_tta.report.dvc_plots import clip_differences, frame_curve, loss_curve
 
@@ -35,13 +36,14 @@ class ClipVideos:
 
 
 class ClassRow(NamedTuple):
-    """Means of a metric over the clips of one class, and how many of them improved."""
+    """Means of a metric over the clips of one class, how many of them improved, and the yardsticks' means."""
 
     name: str
     clips: int
     baseline: float
     adapted: float
     improved: int
+    yardsticks: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,9 @@ class ReportContext:
         yardsticks: results of the same clips by the names of ``YARDSTICKS``; any may be missing.
         luck: the comparison of the baseline with itself at another seed, empty without one.
         primary: the metric that the answer is given in.
+        fvd: the Fréchet video distance of the arms and yardsticks, empty where it is not measured.
         search_comparisons: the same of the clips that chose the settings, which are in nothing else here.
+        search_yardsticks: results of these clips by the names of ``YARDSTICKS``; any may be missing.
         videos: by ``clip_id``; clips without videos are left out of the video section.
         max_videos: how many clips are shown with videos, spread evenly from the largest gain in the
             primary metric to the largest loss.
@@ -79,7 +83,9 @@ class ReportContext:
     yardsticks: Mapping[str, Sequence[ClipResult]]
     luck: Mapping[str, PairedComparison]
     primary: str
+    fvd: Mapping[str, float]
     search_comparisons: Mapping[str, PairedComparison]
+    search_yardsticks: Mapping[str, Sequence[ClipResult]]
     videos: Mapping[str, ClipVideos]
     max_videos: int
     fps: float
@@ -122,7 +128,13 @@ def write_report(path: Path, context: ReportContext) -> None:
         directions={row.name: row.direction for row in rows},
         yardstick_rows=[row for row in YARDSTICKS if row.name in context.yardsticks],
         other_seed=OTHER_SEED,
-        yardstick_means={name: mean_metrics(results) for name, results in context.yardsticks.items()},
+        yardstick_means=_means(context.yardsticks),
+        search_yardstick_means=_means(context.search_yardsticks),
+        yardsticks_by_clip={
+            name: {result.clip_id: result.metrics.summary[context.primary] for result in results}
+            for name, results in context.yardsticks.items()
+        },
+        conclusion=conclusion(context.comparisons, context.primary),
         units={row.name: f" {row.unit}" if row.unit else "" for row in rows},
         compared_with_truth=[row.name for row in rows if row.needs_reference],
         untrained_name=UNTRAINED_NAME,
@@ -143,6 +155,14 @@ def write_report(path: Path, context: ReportContext) -> None:
     write_text(path, page)
 
 
+def _means(arms: Mapping[str, Sequence[ClipResult]]) -> dict[str, dict[str, float]]:
+    return {name: mean_metrics(results) for name, results in arms.items()}
+
+
+def _mean(results: Sequence[ClipResult], name: str) -> float:
+    return mean_metrics(results)[name] if results else math.nan
+
+
 def _by_class(context: ReportContext) -> list[ClassRow]:
     """The primary metric in each class, from the largest gain to the largest loss; empty with one class."""
     values: dict[str, list[tuple[float, float]]] = {}
@@ -154,7 +174,11 @@ def _by_class(context: ReportContext) -> list[ClassRow]:
     for name, pairs in values.items():
         baseline, adapted = (float(side) for side in np.mean(pairs, axis=0))
         improved = sum(sign * (after - before) > 0 for before, after in pairs)
-        rows.append(ClassRow(name, len(pairs), baseline, adapted, improved))
+        yardsticks = {
+            yardstick: _mean([of for of in results if of.class_name == name], context.primary)
+            for yardstick, results in context.yardsticks.items()
+        }
+        rows.append(ClassRow(name, len(pairs), baseline, adapted, improved, yardsticks))
     return sorted(rows, key=lambda row: -sign * (row.adapted - row.baseline)) if rows[1:] else []
 
 

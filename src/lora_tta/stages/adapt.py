@@ -20,6 +20,7 @@ def main() -> None:
     with clips_at_work(tasks, "adapt") as arriving:
         # Imported while the workers import torch.
         from lora_tta.experiment.export import export_files, export_tables, strip
+        from lora_tta.records.arm_settings import write_settings
         from lora_tta.records.outcome import ClipFailure
         from lora_tta.records.results import write_costs
         from lora_tta.tracking.mlflow_runs import (
@@ -33,13 +34,10 @@ def main() -> None:
         experiment_id = open_experiment(params.tracking)
         outcomes, pairs, failures = [], [], []
         with atomic(ADAPT) as folder, tracked_run(experiment_id, "final", "final") as run_id:
-            log_settings(
-                run_id,
-                best["point"]
-                | {"study": best["study"], "trial": best["trial"]}
-                | {"adaptation": params.adaptation.at(best["point"]).model_dump(mode="json")}
-                | params.model_dump(mode="json", include={"generation", "model", "preprocess"}),
-            )
+            settings = {
+                "adaptation": params.adaptation.at(best["point"]).model_dump(mode="json")
+            } | params.model_dump(mode="json", include={"generation", "model", "preprocess"})
+            log_settings(run_id, best["point"] | {"study": best["study"], "trial": best["trial"]} | settings)
             for adapted, before in arriving:
                 if isinstance(adapted, ClipFailure):
                     failures.append(adapted)
@@ -51,6 +49,7 @@ def main() -> None:
                     pairs.append((adapted, before))
                     log_clip(run_id, adapted, strip(CLIPS, adapted, before))
             export_tables(folder, outcomes, failures)
+            write_settings(folder, settings)
             log_summary(run_id, [adapted for adapted, _ in pairs], [before for _, before in pairs])
         write_costs(ADAPT_COSTS, [outcome.result for outcome in outcomes])
     for failure in failures:

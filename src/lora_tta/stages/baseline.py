@@ -22,6 +22,7 @@ def main() -> None:
     with clips_at_work(tasks, "baseline") as arriving:
         # Imported, and the store created, while the workers import torch.
         from lora_tta.experiment.export import export_files, export_tables, strip
+        from lora_tta.records.arm_settings import write_settings
         from lora_tta.records.outcome import ClipFailure, ClipOutcome
         from lora_tta.records.results import write_costs
         from lora_tta.tracking.mlflow_runs import (
@@ -37,9 +38,8 @@ def main() -> None:
         outcomes, failures = [], []
         measured: dict[str, list[ClipOutcome]] = {name: [] for name in names}
         with atomic(BASELINE) as folder, tracked_run(experiment_id, "baseline", "baseline") as run_id:
-            log_settings(
-                run_id, params.model_dump(mode="json", include={"model", "preprocess", "generation"})
-            )
+            settings = params.model_dump(mode="json", include={"model", "preprocess", "generation"})
+            log_settings(run_id, settings)
             for arms in arriving:
                 # A clip without one of the yardsticks could not be read against it.
                 if failed := [arm for arm in arms if isinstance(arm, ClipFailure)]:
@@ -52,6 +52,7 @@ def main() -> None:
                 export_files(folder, outcome)
                 log_clip(run_id, outcome, strip(CLIPS, outcome))
             export_tables(folder, outcomes, failures)
+            write_settings(folder, settings)
             for name in names:
                 export_tables(folder / YARDSTICKS_FOLDER / name, measured[name])
             log_summary(run_id, outcomes)

@@ -13,7 +13,7 @@ from plotly.io import to_html
 from lora_tta.backbones import model_notice
 from lora_tta.config import Params, load_params
 from lora_tta.errors import UserError, report_user_errors
-from lora_tta.evaluation.comparison import compare
+from lora_tta.evaluation.comparison import compare, frechet_video_distances
 from lora_tta.experiment.failures import read_failures
 from lora_tta.files import write_text
 from lora_tta.records.clips import read_manifest
@@ -32,6 +32,7 @@ from lora_tta.stages.paths import (
     BEST,
     CLIPS,
     FIGURES,
+    FVD_METRICS,
     METRICS,
     PLOTS,
     REPORT,
@@ -65,15 +66,14 @@ def main() -> None:
     statistics = params.evaluation.bootstrap_samples, params.evaluation.seed
     comparisons = compare(baseline, adapted, *statistics)
     primary = _primary(params.evaluation.primary, comparisons)
-    tested = {result.clip_id for result in baseline}
-    yardsticks = {
-        row.name: [
-            result
-            for result in read_results(BASELINE / YARDSTICKS_FOLDER / row.name)
-            if result.clip_id in tested
-        ]
-        for row in YARDSTICKS
-    }
+    measured = {row.name: read_results(BASELINE / YARDSTICKS_FOLDER / row.name) for row in YARDSTICKS}
+    yardsticks, search_yardsticks = (
+        {
+            name: [result for result in results if result.clip_id in {of.clip_id for of in arm}]
+            for name, results in measured.items()
+        }
+        for arm in (baseline, on_search_clips[0])
+    )
     luck = compare(baseline, yardsticks[OTHER_SEED], *statistics)
     before, after = on_search_clips
     search_comparisons = compare(before, after, *statistics) if before else {}
@@ -87,6 +87,8 @@ def main() -> None:
     means = {name: mean_metrics(results) for name, results in yardsticks.items()}
     by_metric = {name: {yardstick: means[yardstick][name] for yardstick in means} for name in comparisons}
     write_text(YARDSTICK_METRICS, json.dumps(by_metric, indent=1) + "\n")
+    fvd = frechet_video_distances({"baseline": baseline, "adapted": adapted} | yardsticks)
+    write_text(FVD_METRICS, json.dumps(fvd, indent=1) + "\n")
     write_plots(PLOTS, baseline, adapted, yardsticks, trials)
     write_costs_script(REPORT_COSTS, baseline, adapted)
     write_report(
@@ -99,7 +101,9 @@ def main() -> None:
             yardsticks=yardsticks,
             luck=luck,
             primary=primary,
+            fvd=fvd,
             search_comparisons=search_comparisons,
+            search_yardsticks=search_yardsticks if before else {},
             videos={result.clip_id: clip_videos(result) for result in baseline},
             max_videos=MAX_VIDEOS,
             fps=params.preprocess.fps,

@@ -19,6 +19,7 @@ EVALUATE = Path("outputs/evaluate")
 PLOTS = EVALUATE / "plots"
 METRICS = EVALUATE / "metrics.json"
 YARDSTICK_METRICS = EVALUATE / "metrics_yardsticks.json"
+FVD_METRICS = EVALUATE / "metrics_fvd.json"
 SEARCH_CLIPS_METRICS = EVALUATE / "metrics_search_clips.json"
 # Costs differ from run to run and belong to one machine: DVC does not track them.
 COSTS = Path("outputs/costs")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from lora_tta.errors import UserError
+from lora_tta.records.arm_settings import SETTINGS
 from lora_tta.records.results import CLIPS_TABLE
 from lora_tta.stages.paths import ADAPT
 
@@ -30,7 +31,7 @@ def fetch_tables(name: str, folder: Path) -> bool:
     try:
         files = DVCFileSystem(url=".", rev=revision)
         for table in (str(path) for path in files.ls(place or ADAPT.as_posix(), detail=False)):
-            if table.endswith(".csv"):
+            if table.endswith((".csv", f"/{SETTINGS}")):
                 files.get_file(table, str(folder / Path(table).name))
     except DataIndexDirError:
         raise UserError(

@@ -35,7 +35,7 @@ def load_stage_params() -> Params:
 
 
 def load_measuring_params() -> Params:
-    """As :func:`load_stage_params`, with ``evaluation.lpips`` as the stage ``encode`` has decided it.
+    """As :func:`load_stage_params`, with LPIPS and FVD as the stage ``encode`` has decided them.
 
     Raises:
         UserError: see :func:`load_params`; or there is no decision.

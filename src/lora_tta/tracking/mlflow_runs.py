@@ -24,6 +24,7 @@ from lora_tta.config import SQLITE, TrackingParams
 from lora_tta.errors import reason_of
 from lora_tta.experiment.export import export_files, export_tables
 from lora_tta.files import atomic
+from lora_tta.records.arm_settings import SETTINGS
 from lora_tta.records.clips import Split
 from lora_tta.records.outcome import ClipOutcome
 from lora_tta.records.point import flatten
@@ -180,7 +181,10 @@ def _create(experiment_id: str, name: str, kind: str, key: str, tags: Mapping[st
 def log_settings(run_id: str, settings: Mapping[str, object]) -> None:
     """Log nested settings as parameters of a run, named ``section.key``."""
     params = [Param(name, str(value)) for name, value in flatten(settings).items()]
-    mlflow.MlflowClient().log_batch(run_id, params=params)
+    client = mlflow.MlflowClient()
+    client.log_batch(run_id, params=params)
+    # Parameters are text; the file is what an arm's folder has too.
+    client.log_dict(run_id, flatten(settings), SETTINGS)
 
 
 def log_running_mean(run_id: str, metric: str, value: float, num_clips: int) -> None:
@@ -198,7 +202,7 @@ def fetch_tables(params: TrackingParams, run_id: str, folder: Path) -> bool:
     client = mlflow.MlflowClient()
     try:
         names = [artifact.path for artifact in client.list_artifacts(run_id)]
-        for name in (name for name in names if name.endswith(".csv")):
+        for name in (name for name in names if name.endswith(".csv") or name == SETTINGS):
             client.download_artifacts(run_id, name, str(folder))
     except MlflowException:
         return False
