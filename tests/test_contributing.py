@@ -64,7 +64,7 @@ def test_a_toy_method_a_toy_metric_and_a_toy_model_run_through_the_pipeline(tmp_
     best = workspace.json("search/best.json")
     assert set(best["point"]) == {"learning_rate", "num_steps"}
     assert set(best["objectives"]) == {"brightness"}
-    assert len(list((tmp_path / "outputs/adapt/adapters").glob("*/biases.safetensors"))) == 3
+    assert len(list((tmp_path / "outputs/adapt/adapters").glob("*/weights.safetensors"))) == 3
     report = (tmp_path / "outputs/evaluate/report.html").read_text()
     assert "Brightness" in report
     assert "nothing about a toy" in report

@@ -5,6 +5,7 @@ errors that name the key.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,6 +16,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    StrictBool,
     StrictFloat,
     StrictInt,
     StrictStr,
@@ -45,6 +47,14 @@ def _one_of(kind: str, names: Mapping[str, object]) -> AfterValidator:
         return name
 
     return AfterValidator(check)
+
+
+def _regular_expression(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"{text!r} is no regular expression: {error}") from None
+    return text
 
 
 # Strict, so that a boolean is no number.
@@ -114,17 +124,46 @@ class ModelParams(Section):
 class LoraParams(Section):
     """Low-rank adapters beside linear layers (LoRA, https://arxiv.org/abs/2106.09685), by PEFT.
 
-    ``lora_alpha`` is ``alpha_over_rank`` times ``rank``.
+    ``lora_alpha`` is ``alpha_over_rank`` times ``rank``. ``last_blocks`` leaves all but so many blocks at the
+    end without adapters, ``pattern`` all layers whose path it does not match (``re.search``); null takes all.
+    ``use_rslora`` scales by alpha / sqrt(rank) (https://arxiv.org/abs/2312.03732), ``use_dora`` trains the
+    length of each row of the weights beside its direction (https://arxiv.org/abs/2402.09353).
     """
 
     name: Literal["lora"]
     rank: PositiveInt
     alpha_over_rank: PositiveFloat
     targets: Annotated[list[Literal["attention", "mlp"]], Field(min_length=1)]
+    last_blocks: PositiveInt | None
+    pattern: Annotated[str, AfterValidator(_regular_expression)] | None
+    use_rslora: StrictBool
+    use_dora: StrictBool
+
+
+class OffsetParams(Section):
+    """Vectors that are added to the embedding of time and caption, from which all modulation comes.
+
+    There is one, zero at first, for each of ``groups`` groups of consecutive blocks of even sizes.
+    """
+
+    name: Literal["offset"]
+    groups: PositiveInt
+
+
+class NormsParams(Section):
+    """The scales of the normalisation of queries and keys in every block."""
+
+    name: Literal["norms"]
+
+
+class FullParams(Section):
+    """All weights of the network."""
+
+    name: Literal["full"]
 
 
 # Every method's own settings; the module of a method is `lora_tta.adaptation.methods.<name>`.
-MethodParams = Annotated[LoraParams, Field(discriminator="name")]
+MethodParams = Annotated[LoraParams | OffsetParams | NormsParams | FullParams, Field(discriminator="name")]
 
 
 class AdaptationParams(Section):
@@ -132,7 +171,8 @@ class AdaptationParams(Section):
 
     method: MethodParams
     condition: Literal["all", "prefix", "none"]
-    timesteps: Literal["uniform", "logit_normal"]
+    scored: Literal["hidden", "all"]
+    timesteps: Literal["uniform", "stratified", "logit_normal"]
     learning_rate: PositiveFloat
     num_steps: PositiveInt
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -65,6 +65,23 @@ def test_prefix_counts_the_hidden_frames_alone(draws, conditioning):
     assert loss.item() == pytest.approx(target[:, first_hidden:].square().mean().item(), rel=1e-3)
 
 
+def test_prefix_counts_all_frames_where_that_is_asked_for(draws):
+    """As if every frame were hidden from the count of `prefix`, and shown as `prefix` shows them."""
+    alone, recorder = next(draws(steps=[0], condition="prefix"))
+    hidden = visible_frames(recorder)
+    every, recorder = next(draws(steps=[0], condition="prefix", scored="all"))
+    assert torch.equal(visible_frames(recorder), hidden)
+    everywhere, _ = next(draws(steps=[0], condition="none"))
+    assert alone != every == everywhere  # a prediction of zero has the same error whatever is shown
+
+
+def test_stratified_timesteps_are_evenly_spread_after_any_number_of_steps(draws):
+    times = [float(recorder.inputs["timestep"]) for _, recorder in draws(range(64), timesteps="stratified")]
+    for count in (4, 8, 21, 64):
+        gaps = torch.tensor([*times[:count], min(times[:count]) + 1]).sort().values.diff()
+        assert gaps.max() < 2.7 / count  # of as many random ones, the largest is about ln(count) / count
+
+
 def test_timesteps_are_uniform_or_shifted_towards_the_noise(draws):
     def mean(**changes):
         return torch.stack(

@@ -52,8 +52,8 @@ def test_the_pipeline_from_pull_to_report(tmp_path):
     assert set(children["tags.mlflow.parentRunId"]) == {study}
     assert set(runs["status"]) == {"FINISHED"}
 
-    # Without the cache, every continuation, adapter and value is the same to the last bit; that a study is the
-    # same again is shown where it takes no process (tests/search/test_worker.py).
+    # Without the cache, every continuation, adapter and value is the same to the last bit. That a study is
+    # the same again shows where it takes no process (tests/search/test_worker.py).
     before = (tmp_path / "dvc.lock").read_text()
     shutil.rmtree(tmp_path / ".cache")
     workspace.run("dvc", "repro", "--force", "--single-item", "baseline", "adapt")

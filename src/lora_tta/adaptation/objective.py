@@ -6,6 +6,10 @@ from torch import Tensor
 from lora_tta.backbones.base import Backbone, Conditioning
 from lora_tta.config import AdaptationParams
 
+GOLDEN_RATIO = (5**0.5 - 1) / 2
+"""Its multiples modulo 1 are as evenly spread as those of any number
+(Niederreiter 1992, https://doi.org/10.1137/1.9781611970081, chapter 3)."""
+
 
 class AdaptationLoss:
     """The loss of one clip as a function of the step, with its random draws fixed by (seed, step).
@@ -16,7 +20,7 @@ class AdaptationLoss:
     Args:
         backbone: the model.
         conditioning: of the clip, on the model's device and in its precision.
-        params: ``condition`` and ``timesteps``.
+        params: ``condition``, ``scored`` and ``timesteps``.
         seed: of the draws.
     """
 
@@ -33,19 +37,25 @@ class AdaptationLoss:
         The model sees some latent frames without noise, by the setting ``condition``:
 
         - ``all``: every frame, also those whose error counts (the published objective);
-        - ``prefix``: the first 1 to T - 1 latent frames; the error of the others counts, as in sampling;
+        - ``prefix``: the first 1 to T - 1 latent frames, as in sampling; the error of the others counts, or
+          of all frames if ``scored`` says so;
         - ``none``: no frame.
         """
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         noise = _send(torch.randn(self.latents.shape, generator=generator), self.latents.device)
-        timestep = _send(self._draw_timestep(generator), self.latents.device)
+        timestep = _send(self._draw_timestep(generator, step), self.latents.device)
         num_visible = self._draw_visible_frames(generator)
-        first_scored = num_visible if self.params.condition == "prefix" else 0
+        counts_hidden = self.params.condition == "prefix" and self.params.scored == "hidden"
+        first_scored = num_visible if counts_hidden else 0
         return self.backbone.loss(self.conditioning, noise, timestep, num_visible, first_scored)
 
-    def _draw_timestep(self, generator: torch.Generator) -> Tensor:
+    def _draw_timestep(self, generator: torch.Generator, step: int) -> Tensor:
         if self.params.timesteps == "uniform":
             return torch.rand(1, generator=generator)
+        if self.params.timesteps == "stratified":
+            # The golden ratio's multiples fill [0, 1] evenly at every length: a run can be continued.
+            start = torch.rand(1, generator=torch.Generator().manual_seed(self.seed))
+            return (start + step * GOLDEN_RATIO) % 1
         logit_normal = torch.sigmoid(torch.randn(1, generator=generator))
         return self.backbone.shift_timesteps(logit_normal, self.latents)
 

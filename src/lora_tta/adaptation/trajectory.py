@@ -12,6 +12,7 @@ import torch
 from diffusers.optimization import get_constant_schedule_with_warmup
 from torch import Tensor
 
+from lora_tta.adaptation.masters import Masters
 from lora_tta.adaptation.methods.base import AdaptationMethod
 from lora_tta.adaptation.objective import AdaptationLoss
 from lora_tta.backbones.base import Backbone, Conditioning
@@ -45,7 +46,8 @@ class Snapshot:
 
     Attributes:
         parameters: the method's tensors on the CPU.
-        optimizer: state of AdamW and of the learning-rate schedule, enough to continue.
+        optimizer: state of AdamW, of the learning-rate schedule and of the parameters in float32, enough to
+            continue.
         losses: the loss of each step so far.
         seconds: time spent so far, without first uses (:attr:`Backbone.first_use_seconds`).
         peak_memory_bytes: the largest of the steps so far.
@@ -101,9 +103,10 @@ def adapt(
 ) -> Iterator[Snapshot]:
     """Fine-tune a freshly attached method on one clip's conditioning frames.
 
-    AdamW with weight decay, a linear warm-up and then a constant learning rate, gradients clipped by
-    their norm. The schedule does not depend on the number of steps, so a long run passes through every
-    shorter one. Where memory runs out, the adaptation begins again with recomputation in the backward pass.
+    AdamW in float32 with weight decay, a linear warm-up and then a constant learning rate, gradients
+    clipped by their norm. The schedule does not depend on the number of steps, so a long run passes through
+    every shorter one. Where memory runs out, the adaptation begins again with recomputation in the backward
+    pass.
 
     Args:
         backbone: holds the adapted parameters afterwards.
@@ -144,8 +147,9 @@ def _adapt(
     recompute: bool | None,
 ) -> Iterator[Snapshot]:
     parameters = method.attach(seed)
+    masters = Masters(parameters)
     optimizer = torch.optim.AdamW(
-        parameters, lr=params.learning_rate, weight_decay=params.weight_decay, fused=True
+        masters.weights, lr=params.learning_rate, weight_decay=params.weight_decay, fused=True
     )
     schedule = get_constant_schedule_with_warmup(optimizer, params.warmup_steps)
     loss_of = AdaptationLoss(backbone, conditioning, params, seed)
@@ -153,6 +157,7 @@ def _adapt(
     snapshot = Snapshot({}, {}, (), 0.0, 0)
     if start is not None:
         method.restore(start.parameters)
+        masters.restore(start.optimizer["masters"])
         optimizer.load_state_dict(start.optimizer["optimizer"])
         schedule.load_state_dict(start.optimizer["schedule"])
         losses.extend(start.losses)
@@ -164,10 +169,12 @@ def _adapt(
     for step in range(len(losses), params.num_steps):
         loss = loss_of.at(step)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, params.max_grad_norm)
+        masters.take_gradients()
+        torch.nn.utils.clip_grad_norm_(masters.weights, params.max_grad_norm)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
+        masters.give_back()
         losses.append(loss.detach())
         if step + 1 in stops:
             values = [float(value) for value in losses]
@@ -176,7 +183,13 @@ def _adapt(
             snapshot = replace(
                 snapshot,
                 parameters=method.state(),
-                optimizer=_to_cpu({"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}),
+                optimizer=_to_cpu(
+                    {
+                        "optimizer": optimizer.state_dict(),
+                        "schedule": schedule.state_dict(),
+                        "masters": masters.state(),
+                    }
+                ),
                 losses=tuple(values),
                 seconds=snapshot.seconds + _clock(backbone) - began,
                 peak_memory_bytes=max(snapshot.peak_memory_bytes, memory.bytes()),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -119,8 +119,39 @@ class Backbone(Protocol):
         """Encode frames, uint8 (F, H, W, 3), to latents and back: float (F, H, W, 3) in [0, 1]."""
         ...
 
-    def layer_names(self, kinds: Sequence[str]) -> list[str]:
-        """Ends of the paths of all linear layers of the given kinds (``attention``, ``mlp``)."""
+    def layer_names(
+        self, kinds: Sequence[str], last_blocks: int | None = None, pattern: str | None = None
+    ) -> list[str]:
+        """Paths of linear layers, or their ends where all blocks have them.
+
+        Args:
+            kinds: ``attention``, ``mlp``.
+            last_blocks: in so many blocks at the end alone; None takes all.
+            pattern: a regular expression that matches some part of the paths; None takes any.
+
+        Raises:
+            UserError: no layer is left.
+        """
+        ...
+
+    def weight_names(self, kind: Literal["qk_norms", "all"]) -> list[str]:
+        """Paths of the network's own weights, of the normalisation of queries and keys or all.
+
+        Raises:
+            UserError: the network runs in a form in which they have no gradients.
+        """
+        ...
+
+    def put_offsets(self, groups: int) -> nn.Parameter:
+        """Add vectors of zeros (groups, C) to what modulates each of so many groups of blocks; return them.
+
+        Raises:
+            UserError: there are fewer blocks than groups.
+        """
+        ...
+
+    def remove_offsets(self) -> None:
+        """Take them away."""
         ...
 
 

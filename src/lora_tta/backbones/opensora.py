@@ -2,18 +2,18 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lora_tta.backbones.base import Conditioning
 from lora_tta.config import GenerationParams, ModelParams
-from lora_tta.errors import FailedWork
+from lora_tta.errors import FailedWork, UserError
 from lora_tta.models.loading import FOR_ENCODING, FOR_GENERATION, load_pipeline
-from lora_tta.models.lora_targets import lora_target_modules
+from lora_tta.models.lora_targets import QK_NORMS, layer_paths, lora_target_modules
 from lora_tta.models.memory import activation_bytes, available_memory
 from lora_tta.models.packing import (
     PATCH_SIZE,
@@ -202,9 +202,45 @@ class OpenSoraBackbone:
         decoded = self.pipeline.decode(encode_video(self.pipeline.vae, video))
         return cast(np.ndarray, self.pipeline.video_processor.postprocess_video(decoded, "np"))[0]
 
-    def layer_names(self, kinds: Sequence[str]) -> list[str]:
+    def layer_names(
+        self, kinds: Sequence[str], last_blocks: int | None = None, pattern: str | None = None
+    ) -> list[str]:
         """See :func:`lora_tta.models.lora_targets.lora_target_modules`."""
-        return lora_target_modules(attention="attention" in kinds, mlp="mlp" in kinds)
+        names = lora_target_modules(attention="attention" in kinds, mlp="mlp" in kinds)
+        if last_blocks is None and pattern is None:
+            return names
+        paths = layer_paths(self.network, names, last_blocks, pattern)
+        if not paths:
+            raise UserError(
+                f"adaptation.method.pattern {pattern!r} matches no layer of {', '.join(kinds)} in the blocks "
+                "that last_blocks leaves; paths look like transformer_blocks.0.attn.to_q"
+            )
+        return paths
+
+    def weight_names(self, kind: Literal["qk_norms", "all"]) -> list[str]:
+        """Paths of weights; those of fused projections and of the kernels have no gradients."""
+        if self.network.to_modulation is not None:
+            raise UserError(
+                "this method trains weights to which the accelerated model gives no gradients: set "
+                "model.accelerate to false"
+            )
+        names = [name for name, _ in self.network.named_parameters()]
+        return [name for name in names if kind == "all" or name.split(".")[-2] in QK_NORMS]
+
+    def put_offsets(self, groups: int) -> nn.Parameter:
+        """Offsets of the embedding of time and caption, before the layers of each block's modulation."""
+        network = self.network
+        num_blocks = len(network.transformer_blocks) + len(network.single_transformer_blocks)
+        if groups > num_blocks:
+            raise UserError(f"adaptation.method.groups is {groups}, and the model has {num_blocks} blocks")
+        like = network.proj_out.weight
+        offsets = nn.Parameter(like.new_zeros(groups, network.proj_out.in_features))
+        network.modulation_offsets = offsets
+        return offsets
+
+    def remove_offsets(self) -> None:
+        """As before :meth:`put_offsets`."""
+        self.network.modulation_offsets = None
 
 
 def _tokens_per_frame(latents: Tensor) -> int:

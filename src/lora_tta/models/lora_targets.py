@@ -6,6 +6,9 @@ text
 stream of the double-stream blocks. Any subset of these names is a valid ``LoraConfig(target_modules=...)``.
 """
 
+import re
+from collections.abc import Sequence
+
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
@@ -27,6 +30,34 @@ MLP_LAYERS = (
     "proj_mlp",
     "proj_mlp_out",
 )
+
+
+QK_NORMS = ("norm_q", "norm_k", "norm_added_q", "norm_added_k")
+
+
+def layer_paths(
+    transformer: nn.Module, names: Sequence[str], last_blocks: int | None, pattern: str | None
+) -> list[str]:
+    """Whole paths of layers that end in one of the names.
+
+    Args:
+        transformer: its blocks count as one sequence, those of two streams first.
+        names: of :func:`lora_target_modules`.
+        last_blocks: the layers of so many blocks at the end alone; None takes all.
+        pattern: a regular expression that matches some part of the paths; None takes any.
+    """
+    blocks = [
+        f"{kind}.{index}."
+        for kind in ("transformer_blocks", "single_transformer_blocks")
+        for index in range(len(getattr(transformer, kind)))
+    ]
+    chosen = tuple(blocks if last_blocks is None else blocks[-last_blocks:])
+    ends = tuple(f".{name}" for name in names)
+    return [
+        path
+        for path, _ in transformer.named_modules()
+        if path.startswith(chosen) and path.endswith(ends) and (pattern is None or re.search(pattern, path))
+    ]
 
 
 def lora_target_modules(attention: bool = True, mlp: bool = False) -> list[str]:

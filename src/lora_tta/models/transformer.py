@@ -11,7 +11,9 @@ Reference: Open-Sora 2.0, https://arxiv.org/abs/2503.09642.
 """
 
 from collections.abc import Callable
+from itertools import chain
 
+import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import PeftAdapterMixin
@@ -327,6 +329,9 @@ class OpenSoraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         self.norm_out = AdaLayerNormContinuous(dim, dim, elementwise_affine=False, eps=NORM_EPS)
         self.proj_out = nn.Linear(dim, in_channels)
         self.to_modulation: StackedLinears | None = None
+        # (groups, C): added to the embedding of time and caption, see `modulation`.
+        self.modulation_offsets: nn.Parameter | None
+        self.register_parameter("modulation_offsets", None)
         self.gradient_checkpointing = False
 
     def forward(
@@ -409,12 +414,23 @@ class OpenSoraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             (B, 12 C for each double-stream block, 3 C for each single-stream block, 2 C for the output).
         """
         temb = self.time_text_embed(timestep.float() * 1000, pooled_projections)
-        return project(F.silu(temb), self._modulation_layers(), self.to_modulation).whole()
+        layers = self._modulation_layers()
+        if self.modulation_offsets is None:
+            return project(F.silu(temb), list(chain(*layers)), self.to_modulation).whole()
+        # The output has no offset of its own, and takes the last group's.
+        groups = np.array_split(np.arange(len(layers) - 1), len(self.modulation_offsets))
+        groups[-1] = np.append(groups[-1], len(layers) - 1)
+        parts = [
+            project(F.silu(temb + offset), list(chain(*(layers[index] for index in group)))).whole()
+            for offset, group in zip(self.modulation_offsets, groups, strict=True)
+        ]
+        return torch.cat(parts, dim=-1)
 
-    def _modulation_layers(self) -> list[nn.Module]:
-        double = [norm for block in self.transformer_blocks for norm in (block.norm1, block.norm1_context)]
-        single = [block.norm for block in self.single_transformer_blocks]
-        return [norm.linear for norm in (*double, *single, self.norm_out)]
+    def _modulation_layers(self) -> list[list[nn.Module]]:
+        """The layers of each block, and those of the output."""
+        double = [[block.norm1.linear, block.norm1_context.linear] for block in self.transformer_blocks]
+        single = [[block.norm.linear] for block in self.single_transformer_blocks]
+        return [*double, *single, [self.norm_out.linear]]
 
     def _modulation_widths(self) -> list[int]:
         dim = self.proj_out.in_features
@@ -425,7 +441,7 @@ class OpenSoraTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         """Compute queries, keys and values in one product, and all modulation in one."""
         for block in (*self.transformer_blocks, *self.single_transformer_blocks):
             block.attn.fuse_projections()
-        self.to_modulation = StackedLinears(self._modulation_layers())
+        self.to_modulation = StackedLinears(list(chain(*self._modulation_layers())))
 
     def compute_by(
         self,

@@ -17,6 +17,8 @@ from lora_tta.files import write_text
 ADAPTER = "tta"
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
 PEFT_PREFIX = "base_model.model."
+# What the modules of an adapter follow from.
+SHAPING = ("r", "lora_alpha", "target_modules", "use_rslora", "use_dora")
 
 
 class Method:
@@ -28,12 +30,14 @@ class Method:
             r=params.rank,
             # PEFT scales by alpha / r, also where alpha is no whole number.
             lora_alpha=params.alpha_over_rank * params.rank,  # type: ignore[arg-type]
-            target_modules=backbone.layer_names(params.targets),
+            target_modules=backbone.layer_names(params.targets, params.last_blocks, params.pattern),
             init_lora_weights=True,
+            use_rslora=params.use_rslora,
+            use_dora=params.use_dora,
         )
 
     def attach(self, seed: int) -> list[nn.Parameter]:
-        """Draw A from ``seed`` and set B to zero (LoRA, section 4.1)."""
+        """Draw A from ``seed``, set B to zero (LoRA, section 4.1), and DoRA's lengths to the weights'."""
         with torch.random.fork_rng(devices=[]):
             if not self._holds(self._config):
                 self._inject(self._config)
@@ -96,11 +100,7 @@ class Method:
 
     def _holds(self, config: Any) -> bool:
         held = getattr(self._network, "peft_config", {}).get(ADAPTER)
-        return held is not None and (held.r, held.lora_alpha, held.target_modules) == (
-            config.r,
-            config.lora_alpha,
-            config.target_modules,
-        )
+        return held is not None and all(getattr(held, name) == getattr(config, name) for name in SHAPING)
 
 
 def _reset(layer: LoraLayer) -> None:
@@ -111,3 +111,6 @@ def _reset(layer: LoraLayer) -> None:
     with torch.no_grad():
         down.copy_(initial)
         up.zero_()
+        for magnitude in layer.lora_magnitude_vector.values():
+            weight = cast(nn.Linear, layer.get_base_layer()).weight
+            cast(nn.Linear, magnitude).weight.copy_(torch.linalg.norm(weight.float(), dim=1))

@@ -276,8 +276,9 @@ def _capture_inference(call: nn.Module, static_inputs: tuple[Tensor, ...]) -> Ca
     return replay
 
 
-def _adapters(transformer: OpenSoraTransformer3DModel) -> list[PeftConfig]:
-    return list(getattr(transformer, "peft_config", {}).values())
+def _adapters(transformer: OpenSoraTransformer3DModel) -> list[PeftConfig | nn.Parameter | None]:
+    """What comes and goes with a method of adaptation."""
+    return [*getattr(transformer, "peft_config", {}).values(), transformer.modulation_offsets]
 
 
 def _shapes(inputs: dict[str, Tensor]) -> tuple:
