@@ -166,8 +166,27 @@ class FullParams(Section):
 MethodParams = Annotated[LoraParams | OffsetParams | NormsParams | FullParams, Field(discriminator="name")]
 
 
+class StoppingParams(Section):
+    """How many steps a clip gets, if any, by the end of its known frames.
+
+    The adaptation does not see the last ``held_out`` latent frames. They are continued from the others at
+    ``draws`` fixed noises and times, and every ``every`` steps the error of that is looked at. ``patience``
+    looks without a new least error end the adaptation, and the steps of the least error count; that can be
+    none. With ``refit``, the clip is then adapted on all known frames for as many steps.
+    """
+
+    held_out: PositiveInt
+    every: PositiveInt
+    patience: PositiveInt
+    draws: PositiveInt
+    refit: StrictBool
+
+
 class AdaptationParams(Section):
-    """Test-time adaptation: the method, the loss and the optimisation. The search varies any of it."""
+    """Test-time adaptation: the method, the loss and the optimisation. The search varies any of it.
+
+    Without ``stopping`` every clip gets ``num_steps`` steps, and with it at most so many.
+    """
 
     method: MethodParams
     condition: Literal["all", "prefix", "none"]
@@ -175,10 +194,17 @@ class AdaptationParams(Section):
     timesteps: Literal["uniform", "stratified", "logit_normal"]
     learning_rate: PositiveFloat
     num_steps: PositiveInt
+    stopping: StoppingParams | None
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     warmup_steps: NonNegativeInt
     max_grad_norm: PositiveFloat
     seed: NonNegativeInt
+
+    @model_validator(mode="after")
+    def _looks_at_least_once(self) -> Self:
+        if self.stopping is not None and self.stopping.every > self.num_steps:
+            raise ValueError(f"stopping.every is above num_steps, {self.num_steps}: nothing would be adapted")
+        return self
 
     def at(self, point: Point) -> Self:
         """The same adaptation with the values of a point of the search space.

@@ -66,13 +66,21 @@ def content(run: ClipOutcome) -> dict[str, bytes]:
 
 
 @pytest.mark.slow(7)
-@pytest.mark.parametrize("point", [None, POINT], ids=["baseline", "adapted"])
-def test_frames_34_to_65_reach_nothing_but_the_metrics(prepare, moving_frames, point):
+@pytest.mark.parametrize(
+    ("point", "stopping"),
+    [
+        (None, None),
+        (POINT, None),
+        (POINT, {"held_out": 2, "every": 1, "patience": 2, "draws": 2, "refit": True}),
+    ],
+    ids=["baseline", "adapted", "stopped by the known frames"],
+)
+def test_frames_34_to_65_reach_nothing_but_the_metrics(prepare, moving_frames, point, stopping):
     changed = moving_frames.copy()
     changed[33:] = np.random.default_rng(0).integers(0, 256, changed[33:].shape, dtype=np.uint8)
     runs = []
     for name, frames in (("original", moving_frames), ("changed", changed)):
-        runner = prepare(frames, name)
+        runner = with_setting(prepare(frames, name), "adaptation", stopping=stopping)
         runs.append(runner.run(only_clip(runner), point))
     assert runs[0].clip.sha256 != runs[1].clip.sha256
     assert content(runs[0]) == content(runs[1])

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,18 +26,28 @@ ADAPTER_FOLDER, RECORD_NAME, STATE_NAME = "adapter", "adaptation.json", "optimiz
 
 @dataclass(frozen=True)
 class AdaptationRecord:
-    """The course of an adaptation: number of trained values, loss of each step, seconds and peak memory."""
+    """The course of an adaptation.
+
+    Attributes:
+        num_parameters: number of trained values.
+        losses: of each step.
+        seconds: of all steps, and of what decided on their number.
+        peak_memory_bytes: the largest of all steps.
+        held_out_errors: by the number of steps after which they were looked at; empty without stopping.
+    """
 
     num_parameters: int
     losses: tuple[float, ...]
     seconds: float
     peak_memory_bytes: int
+    held_out_errors: Mapping[int, float] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: Path) -> "AdaptationRecord":
         """Read the record that :meth:`Snapshot.save` wrote."""
         values = json.loads((folder / RECORD_NAME).read_text())
-        return cls(**values | {"losses": tuple(values["losses"])})
+        errors = {int(steps): error for steps, error in values["held_out_errors"].items()}
+        return cls(**values | {"losses": tuple(values["losses"]), "held_out_errors": errors})
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,8 @@ class Snapshot:
         losses: the loss of each step so far.
         seconds: time spent so far, without first uses (:attr:`Backbone.first_use_seconds`).
         peak_memory_bytes: the largest of the steps so far.
+        limit: the number of steps that was allowed, if fewer could be taken.
+        held_out_errors: see :class:`AdaptationRecord`.
     """
 
     parameters: dict[str, Tensor] = field(repr=False)
@@ -58,11 +70,13 @@ class Snapshot:
     losses: tuple[float, ...]
     seconds: float
     peak_memory_bytes: int
+    limit: int | None = None
+    held_out_errors: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def num_steps(self) -> int:
-        """Steps taken."""
-        return len(self.losses)
+        """The number of steps that was asked for; without a limit all of them are taken."""
+        return len(self.losses) if self.limit is None else self.limit
 
     def save(self, method: AdaptationMethod, folder: Path) -> None:
         """Write the parameters in the method's format, with losses and costs beside them."""
@@ -72,6 +86,7 @@ class Snapshot:
             losses=self.losses,
             seconds=self.seconds,
             peak_memory_bytes=self.peak_memory_bytes,
+            held_out_errors=self.held_out_errors,
         )
         write_text(folder / RECORD_NAME, json.dumps(asdict(record)))
 
@@ -89,6 +104,7 @@ class Snapshot:
             losses=record.losses,
             seconds=record.seconds,
             peak_memory_bytes=record.peak_memory_bytes,
+            held_out_errors=record.held_out_errors,
         )
 
 
@@ -165,7 +181,7 @@ def _adapt(
 
     stops = {step for step in save_at if step < params.num_steps} | {params.num_steps}
     backbone.recompute_activations(conditioning, recompute)
-    memory, began = PeakMemory(backbone.device), _clock(backbone)
+    memory, began = PeakMemory(backbone.device), clock(backbone)
     for step in range(len(losses), params.num_steps):
         loss = loss_of.at(step)
         loss.backward()
@@ -191,14 +207,14 @@ def _adapt(
                     }
                 ),
                 losses=tuple(values),
-                seconds=snapshot.seconds + _clock(backbone) - began,
+                seconds=snapshot.seconds + clock(backbone) - began,
                 peak_memory_bytes=max(snapshot.peak_memory_bytes, memory.bytes()),
             )
             yield snapshot
-            began = _clock(backbone)
+            began = clock(backbone)
 
 
-def _clock(backbone: Backbone) -> float:
+def clock(backbone: Backbone) -> float:
     """A clock in seconds that stands still during first uses."""
     return time.perf_counter() - backbone.first_use_seconds
 

@@ -78,6 +78,10 @@ class Backbone(Protocol):
         """The latents of the conditioning frames, float32 (1, C, T, H', W')."""
         ...
 
+    def first_latents(self, conditioning: Conditioning, count: int) -> Conditioning:
+        """The conditioning that the first ``count`` latent frames alone would make."""
+        ...
+
     def shift_timesteps(self, timesteps: Tensor, latents: Tensor) -> Tensor:
         """Shift flow-matching times in [0, 1] towards the noise, as the model's own training does."""
         ...

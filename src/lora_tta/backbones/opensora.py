@@ -115,6 +115,11 @@ class OpenSoraBackbone:
         """Scaled latents of the conditioning frames, float32 (1, 16, 9, H/8, W/8)."""
         return conditioning["reference_latents"].float()
 
+    def first_latents(self, conditioning: Conditioning, count: int) -> Conditioning:
+        """The VAE is causal: its first latents are those of the first frames."""
+        shown = conditioning["reference_latents"][:, :, :count]
+        return Conditioning({**conditioning.tensors, "reference_latents": shown})
+
     def shift_timesteps(self, timesteps: Tensor, latents: Tensor) -> Tensor:
         """The published training's shift, see :func:`lora_tta.models.scheduling.time_shift_alpha`."""
         return shift_timesteps(timesteps, time_shift_alpha(_tokens_per_frame(latents), latents.shape[2]))

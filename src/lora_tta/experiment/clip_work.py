@@ -132,6 +132,7 @@ def adaptation_code(model: ModelParams, adaptation: AdaptationParams) -> str:
     """Version of the code that adapts a model to a clip."""
     return code_version(
         "lora_tta.adaptation.trajectory",
+        "lora_tta.adaptation.stopping",
         method_module(adaptation.method.name),
         backbone_module(model.backbone),
         READING,

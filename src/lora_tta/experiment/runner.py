@@ -15,6 +15,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from lora_tta.adaptation.methods import MethodSlot
+from lora_tta.adaptation.stopping import adapt_until_best
 from lora_tta.adaptation.trajectory import ADAPTER_FOLDER, AdaptationRecord, Snapshot, adapt
 from lora_tta.backbones.base import Conditioning
 from lora_tta.cache.store import ContentCache
@@ -271,15 +272,13 @@ class ClipRunner:
                 key = work.adapter_key(steps)
                 adapter, optimizer = (self.cache.find(kind, key) for kind in ("adapter", "optimizer"))
                 start = Snapshot.load(method, adapter, optimizer) if adapter and optimizer else None
-        snapshots = adapt(
-            self.model.backbone,
-            method,
-            self._conditioning(work.clip),
-            adaptation,
-            work.adaptation_seed,
-            save_at=self._snapshot_steps,
-            start=start,
-        )
+        given = self.model.backbone, method, self._conditioning(work.clip), adaptation
+        if adaptation.stopping is None:
+            snapshots = adapt(*given, work.adaptation_seed, save_at=self._snapshot_steps, start=start)
+        else:
+            snapshots = adapt_until_best(
+                *given, adaptation.stopping, work.adaptation_seed, save_at=self._snapshot_steps
+            )
 
         def save(snapshot: Snapshot) -> Path:
             key = work.adapter_key(snapshot.num_steps)

@@ -1,0 +1,119 @@
+"""How many steps a clip gets, by the end of its known frames: no frame that is to be generated has a say."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+
+from lora_tta.adaptation.methods.base import AdaptationMethod
+from lora_tta.adaptation.trajectory import Snapshot, adapt, clock
+from lora_tta.backbones.base import Backbone, Conditioning
+from lora_tta.config import AdaptationParams, StoppingParams
+from lora_tta.errors import UserError
+
+
+class HeldOutError:
+    """The error of continuing the first latent frames to the last known ones, always at the same draws.
+
+    Args:
+        backbone: the model.
+        conditioning: of all known frames.
+        rule: ``held_out`` and ``draws``.
+        seed: of the noise. Times are the middles of equal parts of [0, 1].
+
+    Raises:
+        UserError: there are not two latent frames left to adapt to.
+    """
+
+    def __init__(self, backbone: Backbone, conditioning: Conditioning, rule: StoppingParams, seed: int):
+        self._backbone = backbone
+        self._conditioning = conditioning
+        latents = backbone.clean_latents(conditioning)
+        self.shown = latents.shape[2] - rule.held_out
+        if self.shown < 2:
+            raise UserError(
+                f"adaptation.stopping.held_out is {rule.held_out}: at most {latents.shape[2] - 2} of the "
+                f"{latents.shape[2]} known latent frames can be held out"
+            )
+        generator = torch.Generator().manual_seed(seed)
+        self._draws = [
+            (
+                torch.randn(latents.shape, generator=generator).to(latents.device),
+                torch.tensor([(number + 0.5) / rule.draws], device=latents.device),
+            )
+            for number in range(rule.draws)
+        ]
+
+    @torch.no_grad()
+    def __call__(self) -> float:
+        """The mean over the draws, with the parameters that the model holds."""
+        errors = [
+            self._backbone.loss(self._conditioning, noise, timestep, self.shown, first_scored=self.shown)
+            for noise, timestep in self._draws
+        ]
+        return float(torch.stack(errors).mean())
+
+
+def adapt_until_best(
+    backbone: Backbone,
+    method: AdaptationMethod,
+    conditioning: Conditioning,
+    params: AdaptationParams,
+    rule: StoppingParams,
+    seed: int,
+    save_at: Sequence[int] = (),
+) -> Iterator[Snapshot]:
+    """As :func:`~lora_tta.adaptation.trajectory.adapt`, with the number of steps chosen for the clip.
+
+    Yields:
+        For each of the numbers of steps in ``save_at`` and for ``params.num_steps``, what is best with at
+        most so many, whatever other numbers are asked for. The model holds the last of them afterwards.
+    """
+    limits = sorted({limit for limit in save_at if limit < params.num_steps} | {params.num_steps})
+    began = clock(backbone)
+    error_of = HeldOutError(backbone, conditioning, rule, seed)
+    method.attach(seed)
+    fresh = Snapshot(method.state(), {}, (), 0.0, 0)
+    errors, bests = {0: error_of()}, [fresh]
+    shown = backbone.first_latents(conditioning, error_of.shown)
+    looks = range(rule.every, params.num_steps + 1, rule.every)
+    as_far = params.model_copy(update={"num_steps": looks[-1]})
+    for snapshot in adapt(backbone, method, shown, as_far, seed, save_at=looks):
+        errors[snapshot.num_steps] = error_of()
+        if errors[snapshot.num_steps] < errors[bests[-1].num_steps]:
+            bests.append(snapshot)
+        if snapshot.num_steps - bests[-1].num_steps >= rule.patience * rule.every:
+            break
+    chosen = {limit: [best for best in bests if best.num_steps <= limit][-1] for limit in limits}
+    if rule.refit:
+        chosen = _refitted(backbone, method, conditioning, params, seed, chosen, fresh)
+    method.restore(chosen[params.num_steps].parameters)
+    for limit, snapshot in chosen.items():
+        yield replace(
+            snapshot,
+            limit=limit,
+            seconds=clock(backbone) - began,
+            held_out_errors={steps: error for steps, error in errors.items() if steps <= limit},
+        )
+
+
+def _refitted(
+    backbone: Backbone,
+    method: AdaptationMethod,
+    conditioning: Conditioning,
+    params: AdaptationParams,
+    seed: int,
+    chosen: dict[int, Snapshot],
+    fresh: Snapshot,
+) -> dict[int, Snapshot]:
+    """The same numbers of steps on all known frames."""
+    steps = {limit: snapshot.num_steps for limit, snapshot in chosen.items()}
+    most = max(steps.values())
+    fitted = {0: fresh}
+    if most:
+        again = params.model_copy(update={"num_steps": most})
+        fitted |= {
+            snapshot.num_steps: snapshot
+            for snapshot in adapt(backbone, method, conditioning, again, seed, save_at=list(steps.values()))
+        }
+    return {limit: fitted[number] for limit, number in steps.items()}
