@@ -213,7 +213,7 @@ def test_several_objectives_and_a_constraint(search_in):
 @pytest.mark.usefixtures("forkserver_with_model")
 def test_nothing_is_lost_when_workers_are_killed_at_random_moments(search_in):
     size = {
-        "num_clips": 3,
+        "num_clips": 2,
         "space": {"rank": [2, 4], "learning_rate": [1e-3, 1e-2], "num_steps": [1, 2]},
         "n_trials": 8,
     }

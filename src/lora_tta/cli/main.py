@@ -4,6 +4,7 @@ Each other module of this package is one command.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -20,7 +21,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     for command in COMMANDS:
         command.add_to(commands)
     arguments = parser.parse_args(argv)
-    return report_user_errors(lambda: arguments.run(arguments))
+    try:
+        status = report_user_errors(lambda: arguments.run(arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read has enough, as `head` has. Python would flush once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return status
 
 
 if __name__ == "__main__":
