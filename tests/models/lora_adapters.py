@@ -16,6 +16,11 @@ PARAMS = Path(__file__).parents[2] / "params.yaml"
 
 def lora(transformer: OpenSoraTransformer3DModel, rank: int, **settings: Any) -> AdaptationMethod:
     """The method with the repository's settings, apart from those given; nothing is attached yet."""
-    pipeline = OpenSoraContinuationPipeline(transformer, None, FlowMatchEulerDiscreteScheduler())
     adaptation = load_params(PARAMS).adaptation.at({"rank": rank, **settings})
-    return MethodSlot(OpenSoraBackbone(pipeline)).put(adaptation.method)
+    return slot(transformer).put(adaptation.method)
+
+
+def slot(transformer: OpenSoraTransformer3DModel) -> MethodSlot:
+    """Where a method goes."""
+    pipeline = OpenSoraContinuationPipeline(transformer, None, FlowMatchEulerDiscreteScheduler())
+    return MethodSlot(OpenSoraBackbone(pipeline))

@@ -6,11 +6,12 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-from lora_adapters import lora
+from lora_adapters import PARAMS, lora, slot
 from tiny_model import TEXT_WIDTH, tiny_transformer
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from lora_tta.config import load_params
 from lora_tta.models import OpenSoraTransformer3DModel
 from lora_tta.models.lora_targets import adapter_layers
 from lora_tta.models.speed import acceleration, first_use
@@ -336,6 +337,47 @@ def test_the_accelerated_model_predicts_and_learns_like_the_plain_one():
             for model, weights in zip((plain, accelerated), adapters, strict=True)
         ]
         torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"use_rslora": True},
+        {"use_dora": True},
+        {"last_blocks": 1},
+        {"pattern": "to_q$"},
+        {"name": "offset", "groups": 1},
+        {"name": "offset", "groups": 3},
+    ],
+    ids=str,
+)
+def test_every_method_that_can_be_accelerated_learns_like_on_the_plain_model(changes):
+    plain, accelerated = build_transformer("cuda"), build_transformer("cuda")
+    accelerate(accelerated)
+    before = load_params(PARAMS).adaptation
+    method = changes if "name" in changes else before.method.model_dump() | {"rank": 4} | changes
+    settings = type(before).model_validate(before.model_dump() | {"method": method}).method
+    held = [slot(model).put(settings) for model in (plain, accelerated)]
+    weights = [one.attach(seed=0) for one in held]
+    inputs = random_inputs(1, "cuda")
+    for _ in range(2):
+        for model, trained in zip((plain, accelerated), weights, strict=True):
+            model(**inputs).sample.square().mean().backward()
+            assert all(weight.grad is not None for weight in trained)
+            with torch.no_grad():
+                for weight in trained:
+                    weight -= 0.1 * weight.grad
+                    weight.grad = None
+        torch.testing.assert_close(*weights, atol=1e-4, rtol=1e-3)
+    with torch.no_grad():
+        outputs = [model(**inputs).sample for model in (plain, accelerated)]
+        torch.testing.assert_close(*outputs, atol=1e-4, rtol=1e-4)
+        for one in held:
+            one.detach()
+        outputs = [model(**inputs).sample for model in (plain, accelerated)]
+        torch.testing.assert_close(*outputs, atol=1e-4, rtol=1e-4)
 
 
 def put_in_trained_adapter(
