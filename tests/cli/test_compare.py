@@ -72,7 +72,7 @@ def test_settings_that_differ_are_named(workspace, lines):
     assert lines("one", "two")[0].startswith("8 clips")  # those of the other are not known
     write_settings(Path("two"), {"generation": {"guidance_scale": 6.0, "seed": 0}, "adaptation": {"rank": 8}})
     assert lines("one", "two")[:2] == [
-        "differs: adaptation.rank: - and 8",
+        "differs: adaptation: in B alone",
         "differs: generation.guidance_scale: 7.5 and 6.0",
     ]
 

@@ -23,10 +23,11 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def different_settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """What two arms were made with otherwise, one line a setting."""
-    names = sorted(before.keys() | after.keys())
-    return [
-        f"{name}: {before.get(name, '-')} and {after.get(name, '-')}"
-        for name in names
-        if before.get(name) != after.get(name)
-    ]
+    """What two arms were made with otherwise, one line a setting, or one a section that one arm alone has."""
+    sections = [{name.partition(".")[0] for name in settings} for settings in (before, after)]
+    alone = sections[0] ^ sections[1]
+    lines = [f"{section}: in {'A' if section in sections[0] else 'B'} alone" for section in sorted(alone)]
+    for name in sorted(before.keys() | after.keys()):
+        if name.partition(".")[0] not in alone and before.get(name) != after.get(name):
+            lines.append(f"{name}: {before.get(name, '-')} and {after.get(name, '-')}")
+    return lines
