@@ -14,14 +14,17 @@ import argparse
 import json
 import platform
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from lora_tta.config import AdaptationParams, Params
+from lora_tta.config import AdaptationParams, ModelParams, Params
+from lora_tta.errors import UserError
 from lora_tta.evaluation.comparison import compare
+from lora_tta.experiment.lazy_model import LazyModel
 from lora_tta.experiment.runner import ClipRunner
 from lora_tta.files import write_text
 from lora_tta.records.clips import Clip, Split, read_manifest
@@ -76,7 +79,11 @@ def main() -> None:
         flush=True,
     )
     for name in tqdm(chosen, "recipes", unit="recipe"):
-        table[name] = run(name, params, splits, arguments.steps)
+        try:
+            table[name] = run(name, params, splits, arguments.steps)
+        except UserError as error:
+            print(f"{name}: {error}", flush=True)
+            continue
         if arguments.output:
             write_text(arguments.output, json.dumps(table, indent=1) + "\n")
     print("\n".join(markdown(table)))
@@ -97,7 +104,7 @@ def run(name: str, params: Params, splits: dict[Split, list[Clip]], steps: list[
     }
     rate, number = max(tried, key=lambda point: np.mean([of.metrics.summary["psnr"] for of in tried[point]]))
     adapted = results(params, changes, rate, number, steps, splits["test"])
-    runner = ClipRunner(params, CLIPS, ENCODED)
+    runner = runner_of(params)
     baseline = [runner.run(clip, None).result for clip in splits["test"]]
     statistics = params.evaluation.bootstrap_samples, params.evaluation.seed
     comparisons = compare(baseline, adapted, *statistics)
@@ -117,8 +124,24 @@ def results(
     adaptation = params.adaptation.model_dump() | changes | {"learning_rate": rate, "num_steps": number}
     search = params.search.model_copy(update={"space": {"num_steps": list(steps)}})
     update = {"adaptation": AdaptationParams.model_validate(adaptation), "search": search}
-    runner = ClipRunner(params.model_copy(update=update), CLIPS, ENCODED)
-    return [runner.run(clip, {"num_steps": number}).result for clip in clips]
+    runner = runner_of(params.model_copy(update=update))
+    try:
+        return [runner.run(clip, {"num_steps": number}).result for clip in clips]
+    finally:
+        runner._methods.clear()
+
+
+def runner_of(params: Params) -> ClipRunner:
+    """A runner with the one model that all have."""
+    runner = ClipRunner(params, CLIPS, ENCODED)
+    runner.model = the_model(params.model, params.cache.path)
+    return runner
+
+
+@cache
+def the_model(params: ModelParams, folder: Path) -> LazyModel:
+    """Loaded once; each runner takes its method out when it is done."""
+    return LazyModel(params, folder)
 
 
 def markdown(table: dict[str, dict[str, Any]]) -> list[str]:

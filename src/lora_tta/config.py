@@ -182,6 +182,10 @@ class StoppingParams(Section):
     refit: StrictBool
 
 
+# Keys of the adaptation whose values are sections, or choose one.
+NO_DIMENSIONS = ("method", "name", "stopping")
+
+
 class AdaptationParams(Section):
     """Test-time adaptation: the method, the loss and the optimisation. The search varies any of it.
 
@@ -215,9 +219,10 @@ class AdaptationParams(Section):
         """
         values: dict[str, Any] = self.model_dump()
         for name, value in point.items():
-            section = next((part for part in (values["method"], values) if name in part), None)
-            if section is None or name in ("method", "name"):
-                known = [known for known in (*values["method"], *values) if known not in ("method", "name")]
+            parts = values["method"], values["stopping"] or {}, values
+            section = next((part for part in parts if name in part), None)
+            if section is None or name in NO_DIMENSIONS:
+                known = [known for part in parts for known in part if known not in NO_DIMENSIONS]
                 near = get_close_matches(name, known, n=1)
                 raise ValueError(f"{name} is no setting of adaptation{f', {near[0]} is' if near else ''}")
             section[name] = value
@@ -265,7 +270,7 @@ class Constraint(Section):
     at_most: Annotated[float, Field(allow_inf_nan=False)]
 
 
-Choices = Annotated[list[StrictInt | StrictFloat | StrictStr], Field(min_length=1)]
+Choices = Annotated[list[StrictBool | StrictInt | StrictFloat | StrictStr], Field(min_length=1)]
 
 
 class SearchParams(Section):

@@ -8,7 +8,7 @@ from lora_tta.adaptation.methods import MethodSlot
 from lora_tta.adaptation.stopping import HeldOutError, adapt_until_best
 from lora_tta.adaptation.trajectory import AdaptationRecord, Snapshot, adapt
 from lora_tta.config import AdaptationParams, StoppingParams
-from lora_tta.errors import UserError
+from lora_tta.errors import FailedWork, UserError
 
 RULE = StoppingParams(held_out=2, every=2, patience=2, draws=3, refit=False)
 
@@ -73,7 +73,7 @@ def test_one_run_serves_every_limit_and_others_do_not_change_it(run, told):
     assert {snapshot.num_steps: len(snapshot.losses) for snapshot in run()} == {12: 6}
 
 
-def test_the_steps_before_the_choice_do_not_see_the_held_out_frames(
+def test_the_steps_before_the_choice_do_not_take_the_held_out_latents(
     backbone, method, conditioning, adaptation, run, told
 ):
     told([9, 1, 2, 2])
@@ -126,7 +126,22 @@ def test_a_rule_that_never_looks_is_refused(params):
         AdaptationParams.model_validate(values)
 
 
-def test_the_clock_counts_what_decides_too(run, monkeypatch):
+def test_a_limit_costs_what_was_done_up_to_it_whatever_other_limits_there_are(run, told, monkeypatch):
+    told([9, 5, 3, 4, 4])
     ticks = iter(range(1000))
     monkeypatch.setattr(stopping, "clock", lambda backbone: float(next(ticks)))
-    assert all(snapshot.seconds > 0 for snapshot in run())
+    # A tick at the start, and one after each look: after 0, 2, 4, 6 and 8 steps.
+    assert {snapshot.num_steps: snapshot.seconds for snapshot in run(save_at=[1, 5])} == {1: 1, 5: 3, 12: 5}
+
+
+def test_refitting_costs_its_own_steps_besides(run, told):
+    told([9, 5, 3, 4, 4, 9, 5, 3, 4, 4])
+    (without,), (refitted,) = run(), run(refit=True)
+    assert refitted.seconds > without.seconds
+    assert refitted.peak_memory_bytes >= without.peak_memory_bytes > 0
+
+
+def test_an_error_that_is_not_finite_fails_the_clip(run, backbone, monkeypatch):
+    monkeypatch.setattr(type(backbone), "loss", lambda *_, **__: torch.tensor(float("nan")))
+    with pytest.raises(FailedWork, match="held-out frames is nan"):
+        run()

@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -461,8 +462,31 @@ def test_where_fvd_is_measured_a_result_has_features_of_both_videos_frames_34_to
         lambda device: lambda frames: frames.mean(axis=(0, 1, 2), dtype=np.float32),
     )
     runner = with_setting(ready.runner(), "evaluation", fvd="required")
+    clip = replace(clip, split="test")
     outcome = runner.run(clip, None)
     videos = np.load(outcome.frames_file), read_clip_frames(runner.clips_folder, clip)
     expected = [video[33:].mean(axis=(0, 1, 2), dtype=np.float32) for video in videos]
     np.testing.assert_array_equal(outcome.result.features, expected)
     assert ready.runner().run(clip, None).result.features is None  # measured without FVD, another result
+    other = with_setting(ready.runner(), "evaluation", fvd="required")
+    assert other.run(replace(clip, split="search"), None).result.features is None
+
+
+def test_with_stopping_the_smaller_numbers_of_steps_are_found_again(ready, clip, monkeypatch):
+    rule = {"held_out": 2, "every": 1, "patience": 5, "draws": 1, "refit": False}
+    stopped = with_setting(ready.runner(), "adaptation", stopping=rule)
+    longest = max(stopped._snapshot_steps)
+    stopped.run(clip, POINT | {"num_steps": longest})
+    assert not list((stopped.cache.root / "optimizer").glob("*"))
+    monkeypatch.setattr(runner_module, "adapt_until_best", None)
+    for steps in stopped._snapshot_steps:
+        assert stopped.run(clip, POINT | {"num_steps": steps}).adapter
+
+
+def test_a_lock_that_the_thread_beside_is_to_release_is_waited_for(threaded):
+    lock, again = (threaded.cache.lock({"n": 1}, thread_local=False) for _ in range(2))
+    threaded._wait_for(lock)
+    threaded.beside.submit(lambda: time.sleep(0.3))
+    threaded.beside.submit(lock.release)
+    threaded._wait_for(again)
+    again.release()

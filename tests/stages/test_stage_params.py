@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from lora_tta.cli.main import main
 from lora_tta.errors import UserError
@@ -50,6 +51,11 @@ def test_stages_that_measure_take_the_lpips_that_was_decided_once(in_copy, decid
     DISTANCE.parent.mkdir(parents=True)
     DISTANCE.write_text(f'{{"lpips": "{decided}"}}\n')
     assert load_measuring_params().evaluation.lpips == decided
+
+
+def test_the_stage_that_decides_runs_again_when_a_setting_that_it_decides_on_changes(in_copy):
+    stage = YAML(typ="safe").load(PARAMS_FILE.with_name("dvc.yaml"))["stages"]["encode"]
+    assert {"model", "evaluation.lpips", "evaluation.fvd"} == set(stage["params"])
 
 
 def test_without_a_decision_the_stage_that_makes_it_is_named(in_copy):

@@ -1,5 +1,6 @@
 """How many steps a clip gets, by the end of its known frames: no frame that is to be generated has a say."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -9,7 +10,8 @@ from lora_tta.adaptation.methods.base import AdaptationMethod
 from lora_tta.adaptation.trajectory import Snapshot, adapt, clock
 from lora_tta.backbones.base import Backbone, Conditioning
 from lora_tta.config import AdaptationParams, StoppingParams
-from lora_tta.errors import UserError
+from lora_tta.errors import FailedWork, UserError
+from lora_tta.peak_memory import PeakMemory
 
 
 class HeldOutError:
@@ -51,7 +53,10 @@ class HeldOutError:
             self._backbone.loss(self._conditioning, noise, timestep, self.shown, first_scored=self.shown)
             for noise, timestep in self._draws
         ]
-        return float(torch.stack(errors).mean())
+        error = float(torch.stack(errors).mean())
+        if not math.isfinite(error):
+            raise FailedWork(f"the error of the held-out frames is {error:g}")
+        return error
 
 
 def adapt_until_best(
@@ -71,29 +76,39 @@ def adapt_until_best(
     """
     limits = sorted({limit for limit in save_at if limit < params.num_steps} | {params.num_steps})
     began = clock(backbone)
+    memory = PeakMemory(backbone.device)
     error_of = HeldOutError(backbone, conditioning, rule, seed)
     method.attach(seed)
     fresh = Snapshot(method.state(), {}, (), 0.0, 0)
     errors, bests = {0: error_of()}, [fresh]
+    costs = {0: (clock(backbone) - began, memory.bytes())}
     shown = backbone.first_latents(conditioning, error_of.shown)
     looks = range(rule.every, params.num_steps + 1, rule.every)
     as_far = params.model_copy(update={"num_steps": looks[-1]})
     for snapshot in adapt(backbone, method, shown, as_far, seed, save_at=looks):
         errors[snapshot.num_steps] = error_of()
+        costs[snapshot.num_steps] = clock(backbone) - began, memory.bytes()
         if errors[snapshot.num_steps] < errors[bests[-1].num_steps]:
-            bests.append(snapshot)
+            # Nothing continues from it: the optimiser's state would be in the way.
+            bests.append(replace(snapshot, optimizer={}))
         if snapshot.num_steps - bests[-1].num_steps >= rule.patience * rule.every:
             break
     chosen = {limit: [best for best in bests if best.num_steps <= limit][-1] for limit in limits}
-    if rule.refit:
-        chosen = _refitted(backbone, method, conditioning, params, seed, chosen, fresh)
-    method.restore(chosen[params.num_steps].parameters)
-    for limit, snapshot in chosen.items():
-        yield replace(
-            snapshot,
+    refitted = _refitted(backbone, method, conditioning, params, seed, chosen) if rule.refit else {}
+    parameters = {limit: refitted.get(best.num_steps, best).parameters for limit, best in chosen.items()}
+    method.restore(parameters[params.num_steps])
+    for limit, best in chosen.items():
+        looked = {steps: error for steps, error in errors.items() if steps <= limit}
+        seconds, peak = costs[max(looked)]
+        again = refitted.get(best.num_steps)
+        yield Snapshot(
+            parameters=parameters[limit],
+            optimizer={},
+            losses=(again or best).losses,
+            seconds=seconds + (again.seconds if again else 0.0),
+            peak_memory_bytes=max(peak, again.peak_memory_bytes if again else 0),
             limit=limit,
-            seconds=clock(backbone) - began,
-            held_out_errors={steps: error for steps, error in errors.items() if steps <= limit},
+            held_out_errors=looked,
         )
 
 
@@ -104,16 +119,11 @@ def _refitted(
     params: AdaptationParams,
     seed: int,
     chosen: dict[int, Snapshot],
-    fresh: Snapshot,
 ) -> dict[int, Snapshot]:
-    """The same numbers of steps on all known frames."""
-    steps = {limit: snapshot.num_steps for limit, snapshot in chosen.items()}
-    most = max(steps.values())
-    fitted = {0: fresh}
-    if most:
-        again = params.model_copy(update={"num_steps": most})
-        fitted |= {
-            snapshot.num_steps: snapshot
-            for snapshot in adapt(backbone, method, conditioning, again, seed, save_at=list(steps.values()))
-        }
-    return {limit: fitted[number] for limit, number in steps.items()}
+    """By the numbers of steps that were chosen, but for none: as many on all known frames."""
+    steps = sorted({best.num_steps for best in chosen.values()} - {0})
+    if not steps:
+        return {}
+    whole = params.model_copy(update={"num_steps": steps[-1]})
+    snapshots = adapt(backbone, method, conditioning, whole, seed, save_at=steps)
+    return {snapshot.num_steps: snapshot for snapshot in snapshots}

@@ -79,7 +79,7 @@ class Backbone(Protocol):
         ...
 
     def first_latents(self, conditioning: Conditioning, count: int) -> Conditioning:
-        """The conditioning that the first ``count`` latent frames alone would make."""
+        """The conditioning of the first ``count`` latent frames, encoded together with the others."""
         ...
 
     def shift_timesteps(self, timesteps: Tensor, latents: Tensor) -> Tensor:

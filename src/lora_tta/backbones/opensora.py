@@ -116,7 +116,7 @@ class OpenSoraBackbone:
         return conditioning["reference_latents"].float()
 
     def first_latents(self, conditioning: Conditioning, count: int) -> Conditioning:
-        """The VAE is causal: its first latents are those of the first frames."""
+        """The others are cut off; the VAE's group norms, which go over time, have left a trace of them."""
         shown = conditioning["reference_latents"][:, :, :count]
         return Conditioning({**conditioning.tensors, "reference_latents": shown})
 

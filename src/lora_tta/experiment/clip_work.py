@@ -58,6 +58,11 @@ class ClipWork:
         """Whether the continuation is sampled from noise."""
         return self.yardstick not in (LAST_FRAME, RECONSTRUCTION)
 
+    @property
+    def counts_for_fvd(self) -> bool:
+        """Whether the set of videos that FVD is of has this continuation: the first one of each test clip."""
+        return self.params.evaluation.fvd != "off" and self.clip.split == "test" and self.sample == 0
+
     def adapter_key(self, num_steps: int) -> dict[str, Any]:
         """Key of the adapted parameters after a number of steps."""
         return self._trajectory_key | {"num_steps": num_steps}
@@ -111,7 +116,7 @@ class ClipWork:
             "clip": self.clip.sha256,
             "class_name": self.clip.class_name,
             "distance": self.distance,
-            "fvd": self.params.evaluation.fvd,
+            "fvd": self.counts_for_fvd,
         }
 
     @cached_property

@@ -15,6 +15,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from lora_tta.adaptation.methods import MethodSlot
+from lora_tta.adaptation.methods.base import AdaptationMethod
 from lora_tta.adaptation.stopping import adapt_until_best
 from lora_tta.adaptation.trajectory import ADAPTER_FOLDER, AdaptationRecord, Snapshot, adapt
 from lora_tta.backbones.base import Conditioning
@@ -120,7 +121,7 @@ class ClipRunner:
         if self.is_done(clip, arm):
             return self._begin(works, None)
         lock = self._whole(works)
-        lock.acquire()
+        self._wait_for(lock)
         return self._begin(works, lock)
 
     def try_begin(self, clip: Clip, arm: Arm) -> "Future[ClipOutcome] | None":
@@ -184,6 +185,15 @@ class ClipRunner:
     def _whole(self, works: Sequence[ClipWork]) -> FileLock:
         """The lock under which one process at a time works on a clip at a point."""
         return self.cache.lock(works[0].result_key | {"part": "whole"}, thread_local=False)
+
+    def _wait_for(self, lock: FileLock) -> None:
+        """Acquire a lock that another process holds, or this one until the thread beside has let go of it."""
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            # filelock would see a deadlock: it counts a lock as its thread's, whoever is to release it.
+            self.beside.wait()
+            lock.acquire()
 
     def _begin(self, works: Sequence[ClipWork], lock: FileLock | None) -> "Future[ClipOutcome]":
         """Do the model's work, and leave the rest, after which the lock is released, to the thread beside."""
@@ -253,7 +263,7 @@ class ClipRunner:
             return Entry(entry)
         # One process at a time on a trajectory: the others find its snapshots when they get here.
         lock = self.cache.lock(work.trajectory_key, thread_local=False)
-        lock.acquire()
+        self._wait_for(lock)
         saved: list[Future[Path]] = []
         try:
             if entry := self.cache.find("adapter", key):
@@ -266,14 +276,9 @@ class ClipRunner:
     def _continue_trajectory(self, work: ClipWork, adaptation: AdaptationParams) -> "Iterator[Future[Path]]":
         """Adapt from the furthest snapshot; the new ones are saved beside the work, in the order of steps."""
         method = self._methods.put(adaptation.method)
-        start = None
-        for steps in sorted(self._snapshot_steps, reverse=True):
-            if steps < adaptation.num_steps and start is None:
-                key = work.adapter_key(steps)
-                adapter, optimizer = (self.cache.find(kind, key) for kind in ("adapter", "optimizer"))
-                start = Snapshot.load(method, adapter, optimizer) if adapter and optimizer else None
         given = self.model.backbone, method, self._conditioning(work.clip), adaptation
         if adaptation.stopping is None:
+            start = self._furthest_snapshot(work, method, adaptation.num_steps)
             snapshots = adapt(*given, work.adaptation_seed, save_at=self._snapshot_steps, start=start)
         else:
             snapshots = adapt_until_best(
@@ -282,11 +287,22 @@ class ClipRunner:
 
         def save(snapshot: Snapshot) -> Path:
             key = work.adapter_key(snapshot.num_steps)
-            self.cache.fetch("optimizer", key, snapshot.save_optimizer)
+            if snapshot.optimizer:
+                self.cache.fetch("optimizer", key, snapshot.save_optimizer)
             return self.cache.fetch("adapter", key, lambda folder: snapshot.save(method, folder))
 
         for snapshot in snapshots:
             yield self.beside.submit(partial(save, snapshot))
+
+    def _furthest_snapshot(self, work: ClipWork, method: AdaptationMethod, num_steps: int) -> Snapshot | None:
+        """What the cache has of the trajectory before a number of steps."""
+        for steps in sorted(self._snapshot_steps, reverse=True):
+            if steps < num_steps:
+                key = work.adapter_key(steps)
+                adapter, optimizer = (self.cache.find(kind, key) for kind in ("adapter", "optimizer"))
+                if adapter and optimizer:
+                    return Snapshot.load(method, adapter, optimizer)
+        return None
 
     def _continuation(self, work: ClipWork, adapter: Entry | None) -> Entry:
         """Continue the clip, unless the cache holds its continuation."""
@@ -326,16 +342,15 @@ class ClipRunner:
         return Continuation(frames, time.perf_counter() - began, memory.bytes())
 
     @cached_property
-    def _features(self) -> VideoFeatures | None:
-        """What FVD is measured on; it belongs to the set of clips, and each clip only brings its features."""
-        return None if self.params.evaluation.fvd == "off" else VideoFeatures(self.model.device)
+    def _features(self) -> VideoFeatures:
+        return VideoFeatures(self.model.device)
 
     def _result(self, work: ClipWork, continuation: Path, adapter: Path | None) -> ClipResult:
         generated = np.load(continuation / FRAMES_NAME)[CONDITIONING_FRAMES:]
         target = read_clip_frames(self.clips_folder, work.clip)[CONDITIONING_FRAMES:]
         cost = json.loads((continuation / COST_NAME).read_text())
         adaptation = None if adapter is None else AdaptationRecord.load(adapter)
-        metrics, features = self._measured(generated, target)
+        metrics, features = self._measured(generated, target, work.counts_for_fvd)
         return ClipResult(
             clip_id=work.clip.clip_id,
             class_name=work.clip.class_name,
@@ -351,17 +366,19 @@ class ClipRunner:
             ),
         )
 
-    def _measured(self, generated: np.ndarray, target: np.ndarray) -> tuple[ClipMetrics, np.ndarray | None]:
-        """The metrics, and the features of both (2, k) where FVD is measured."""
+    def _measured(
+        self, generated: np.ndarray, target: np.ndarray, with_features: bool
+    ) -> tuple[ClipMetrics, np.ndarray | None]:
+        """The metrics, and the features of both (2, k) for FVD."""
         with ExitStack() as stack:
             if self.model.device.type == "cuda":
                 # Beside the model's work, and never while one of its graphs is captured.
                 stack.enter_context(GPU_ALONE)
                 stack.enter_context(torch.cuda.device(self.model.device))
                 stack.enter_context(torch.cuda.stream(self._stream))
-            network = self._features
-            features = None if network is None else np.stack([network(generated), network(target)])
-            return self._measure(generated, target), features
+            videos = (generated, target) if with_features else ()
+            features = [self._features(video) for video in videos]
+            return self._measure(generated, target), np.stack(features) if features else None
 
     @cached_property
     def _stream(self) -> torch.cuda.Stream:

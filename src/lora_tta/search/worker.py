@@ -296,7 +296,7 @@ class Worker:
 
         def note(future: Future[ClipOutcome]) -> None:
             if future.exception():
-                self._give_up(name)
+                self._given_up.add(name)
 
         for clip in clips:
             if name in self._given_up:
@@ -311,7 +311,9 @@ class Worker:
             except UserError:
                 raise
             except Exception:
-                self._give_up(name)
+                self._given_up.add(name)
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
                 return
             if future:
                 future.add_done_callback(note)
@@ -326,11 +328,6 @@ class Worker:
             if isinstance(error, UserError):
                 raise error
         return None in errors
-
-    def _give_up(self, name: tuple | None) -> None:
-        self._given_up.add(name)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
     @property
     def _prunes(self) -> bool:

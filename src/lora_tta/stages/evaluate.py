@@ -17,6 +17,7 @@ from lora_tta.evaluation.comparison import compare, frechet_video_distances
 from lora_tta.experiment.failures import read_failures
 from lora_tta.files import write_text
 from lora_tta.records.clips import read_manifest
+from lora_tta.records.features import MIN_CLIPS
 from lora_tta.records.metric_table import UNTRAINED_NAME
 from lora_tta.records.point import flatten
 from lora_tta.records.results import ClipResult, mean_metrics, read_results
@@ -89,6 +90,11 @@ def main() -> None:
     write_text(YARDSTICK_METRICS, json.dumps(by_metric, indent=1) + "\n")
     fvd = frechet_video_distances({"baseline": baseline, "adapted": adapted} | yardsticks)
     write_text(FVD_METRICS, json.dumps(fvd, indent=1) + "\n")
+    if not fvd and any(result.features is not None for result in baseline):
+        caveats.append(
+            f"FVD is not reported: it takes {MIN_CLIPS} test clips, and without those that failed "
+            f"{len(baseline)} are left."
+        )
     write_plots(PLOTS, baseline, adapted, yardsticks, trials)
     write_costs_script(REPORT_COSTS, baseline, adapted)
     write_report(

@@ -76,15 +76,16 @@ def test_fresh_parameters_change_nothing_and_are_the_only_trainable_ones(
 
 
 @every_method
-def test_every_parameter_moves(trained, settings, slot):
+def test_every_parameter_moves(trained, settings):
     method, snapshot = trained(settings)
     moved = snapshot.parameters
     method.attach(seed=0)
     fresh = method.state()
     assert moved.keys() == fresh.keys()
     still = [name for name in moved if torch.equal(moved[name], fresh[name])]
-    # The last block's text has no reader: its gradients are zero.
-    assert not [name for name in still if "context" not in name and "add" not in name]
+    # Nobody reads what the last double-stream block makes of the text, but its keys and values.
+    unread = ("ff_context", "to_add_out", "add_q_proj", "norm_added_q", "norm1_context")
+    assert not [name for name in still if not any(part in name for part in unread)]
 
 
 @every_method
