@@ -31,6 +31,7 @@ OPEN_TO_THE_ANNEX = {"data", "models", "records", "files", "errors", "evaluation
 
 MAX_LINES = 400
 LONGER = {
+    "lora_tta.config": "one section for each of params.yaml, which is parsed in one place",
     "lora_tta.models.transformer": "one network, whose parts are read against the published ones side by side"
 }
 # Only the rooms of methods and models know what these are.
