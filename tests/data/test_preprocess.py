@@ -26,7 +26,7 @@ def params(num_clips=None, seed=0, search_clips=1) -> PreprocessParams:
 
 
 def data(root, split_list=None, search_list=None) -> DataParams:
-    return DataParams(root=root, search_list=search_list, split_list=split_list)
+    return DataParams(root=root, search_list=search_list, split_list=split_list, caption_suffix=None)
 
 
 def ids(folder, split=None):

@@ -4,7 +4,6 @@ import av
 import numpy as np
 import pytest
 from av.video.reformatter import ColorRange
-from footage import moving_frames
 
 from lora_tta.data.scaling import BT601, BT709, FrameScaler, crop_box
 
@@ -75,8 +74,12 @@ def test_wide_pixels_are_cropped_by_the_shape_they_show():
     assert scaled[:, 4:-4].min() > 190
 
 
-def test_a_frame_of_another_size_is_refused():
-    first, other = (av.VideoFrame.from_ndarray(moving_frames(1, height)[0]) for height in (96, 64))
-    scaler = FrameScaler(first, None, 32, 32)
-    with pytest.raises(ValueError, match="changes to 128x64"):
-        scaler(other)
+def test_a_frame_of_another_size_is_scaled_to_the_first_one_s():
+    """The middle half of the first frame's width is kept, whatever size the next ones have."""
+    for height, width in ((96, 192), (48, 96), (200, 100)):
+        array = np.zeros((height, width, 3), np.uint8)
+        array[:, width // 4 : -width // 4] = 200
+        frame = av.VideoFrame.from_ndarray(array)
+        if height == 96:
+            scaler = FrameScaler(frame, None, 32, 32)
+        assert scaler(frame).to_ndarray(format="rgb24")[:, 4:-4].min() > 190

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from lora_tta.data.folder import VIDEO_SUFFIXES
 from lora_tta.data.ucf101 import class_of, find_videos, is_ucf101_name
 from lora_tta.errors import UserError
 from lora_tta.files import PARTIAL_PATTERN, atomic
@@ -59,7 +60,7 @@ def import_ucf101(source: Path, root: Path, lists: Path | None = None, replace: 
         left_by_interruption.unlink()
     with _as_folder(source, root) as folder:
         targets = _targets(folder, root, source)
-        others = [video.path for video in find_videos(root) if not _same_size(video.path, targets)]
+        others = [path for path in _named_as_videos(root) if not _same_size(path, targets)]
         if others and not replace:
             raise UserError(
                 f"{root} already holds {len(others)} other videos, such as {others[0]}: "
@@ -93,6 +94,11 @@ def _targets(folder: Path, root: Path, source: Path) -> dict[Path, Path]:
             f"{source} holds no clips named v_<Class>_gXX_cYY: give the UCF-101 folder or archive"
         )
     return targets
+
+
+def _named_as_videos(root: Path) -> list[Path]:
+    """What may be removed: a file that only might be a video is left alone."""
+    return [source.path for source in find_videos(root) if source.path.suffix.lower() in VIDEO_SUFFIXES]
 
 
 def _same_size(path: Path, targets: dict[Path, Path]) -> bool:
