@@ -25,11 +25,11 @@ from tqdm import tqdm
 
 from lora_tta.config import DataParams, PreprocessParams
 from lora_tta.data.captions import caution, with_captions
-from lora_tta.data.folder import list_files
-from lora_tta.data.rejection import Rejection
+from lora_tta.data.folder import Listing, list_files
+from lora_tta.data.rejection import RejectedError, Rejection
 from lora_tta.data.split import draw_split, footage_key, split_as_listed
 from lora_tta.data.stratified import StratifiedSampler
-from lora_tta.data.transcode import ClipFormat, transcode
+from lora_tta.data.transcode import ClipFormat, read_packets, transcode
 from lora_tta.data.ucf101 import Source, name_sources, read_split_list, select_listed
 from lora_tta.errors import UserError
 from lora_tta.files import PARTIAL_PATTERN, write_text
@@ -109,6 +109,23 @@ def preprocess(
     return summary
 
 
+def check_folder(root: Path) -> None:
+    """Look for one video, without decoding.
+
+    Raises:
+        UserError: the folder is missing, or none of its files can be read as a video.
+    """
+    first: str | None = None
+    for path in _list_folder(root).files:
+        try:
+            read_packets(path)
+        except RejectedError as rejected:
+            first = first or f"{path.name} is not: {rejected.detail}"
+        else:
+            return
+    raise UserError(f"data.root {root} holds no videos ({first}): fill it or name another folder")
+
+
 @dataclass(frozen=True)
 class _Pools:
     """The raw videos to draw from, and how many clips to make of them.
@@ -131,12 +148,8 @@ class _Pools:
 
 
 def _find_pools(data: DataParams, params: PreprocessParams) -> _Pools:
-    if not data.root.is_dir():
-        raise UserError(f"data.root {data.root} is not a folder: create it with dvc pull or import-ucf101")
-    listing = list_files(data.root)
+    listing = _list_folder(data.root)
     videos = with_captions(name_sources(listing.files, data.root), data.root, data.caption_suffix)
-    if not videos:
-        raise UserError(f"data.root {data.root} holds no videos: fill it with dvc pull or import-ucf101")
     for_search, missing_for_search = [], 0
     if data.search_list is not None:
         for_search, missing_for_search = _listed(videos, data.search_list, data.root)
@@ -156,6 +169,15 @@ def _find_pools(data: DataParams, params: PreprocessParams) -> _Pools:
     return _Pools(
         for_search, wanted_for_search, sources, wanted, missing_for_search + missing, listing.skipped
     )
+
+
+def _list_folder(root: Path) -> Listing:
+    if not root.is_dir():
+        raise UserError(f"data.root {root} is not a folder: create it with dvc pull or import-ucf101")
+    listing = list_files(root)
+    if not listing.files:
+        raise UserError(f"data.root {root} holds no videos: fill it with dvc pull or import-ucf101")
+    return listing
 
 
 def _listed(videos: list[Source], path: Path, root: Path) -> tuple[list[Source], int]:
