@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from lora_tta.config import DataParams, PreprocessParams
 from lora_tta.data.captions import caution, with_captions
-from lora_tta.data.folder import Listing, list_files
+from lora_tta.data.folder import Listing, list_files, printable
 from lora_tta.data.rejection import RejectedError, Rejection
 from lora_tta.data.split import draw_split, footage_key, split_as_listed
 from lora_tta.data.stratified import StratifiedSampler
@@ -113,10 +113,14 @@ def check_folder(root: Path) -> None:
     """Look for one video, without decoding.
 
     Raises:
-        UserError: the folder is missing, or none of its files can be read as a video.
+        UserError: the folder is missing, none of its files can be read as a video, or DVC cannot track it.
     """
     first: str | None = None
-    for path in _list_folder(root).files:
+    files = _list_folder(root).files
+    for path in files:
+        if printable(str(path)) != str(path):
+            raise UserError(f"{printable(str(path))}: DVC knows names in UTF-8 only: rename it")
+    for path in files:
         try:
             read_packets(path)
         except RejectedError as rejected:
