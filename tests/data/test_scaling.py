@@ -65,6 +65,13 @@ def test_colour_matrix_is_the_source_s_or_the_convention(tag, height, matrix):
     assert (scaler(frame).to_ndarray() == 100).all(), "no needless conversion"
 
 
+@pytest.mark.parametrize("matrix", [8, 11, 14])
+def test_a_matrix_that_cannot_be_converted_is_said(matrix):
+    frame = yuv_frame(100, colorspace=matrix)
+    with pytest.raises(ValueError, match=f"not supported: {matrix}"):
+        FrameScaler(frame, None, 32, 32)
+
+
 def test_wide_pixels_are_cropped_by_the_shape_they_show():
     """64 x 64 pixels, each twice as wide as high, show 2:1: a square keeps the middle half of the columns."""
     array = np.zeros((64, 64, 3), np.uint8)

@@ -19,7 +19,9 @@ from lora_tta.data.tone_mapping import needs_mapping, to_bt709
 
 # Matrix coefficients as numbered by H.264 (ITU-T H.273, table 4).
 BT709, BT601 = 1, 6
-_RGB, _UNSPECIFIED, _BT470BG = 0, 2, 5
+_RGB, _UNSPECIFIED, _RESERVED, _BT470BG = 0, 2, 3, 5
+# That swscale converts; besides these FCC, SMPTE 240M and BT.2020. Others it takes for BT.601 in silence.
+_KNOWN = (BT709, BT601, _BT470BG, 4, 7, 9, 10)
 
 _MATRIX_NAMES = {BT709: "bt709", BT601: "bt601"}
 _SCALING = "flags=bicubic+accurate_rnd"
@@ -54,7 +56,11 @@ class FrameScaler:
         self._graphs: dict[Hashable, av.filter.Graph] = {}
 
     def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
-        """The scaled frame, newly allocated."""
+        """The scaled frame, newly allocated.
+
+        Raises:
+            ValueError: its colours cannot be converted.
+        """
         mapped = needs_mapping(frame.color_primaries, frame.color_trc)
         matrix, full_range = _source_matrix(frame), _is_full_range(frame)
         shape = (frame.width, frame.height, frame.format.name, frame.interlaced_frame)
@@ -146,8 +152,12 @@ def _output_colours(colorspace: int) -> str:
 
 
 def _source_matrix(frame: av.VideoFrame) -> int:
-    if frame.colorspace == _UNSPECIFIED and not frame.format.is_rgb:
+    if frame.format.is_rgb:
+        return _RGB
+    if frame.colorspace in (_RGB, _UNSPECIFIED, _RESERVED):
         return BT709 if frame.height >= 720 else BT601
+    if frame.colorspace not in _KNOWN:
+        raise ValueError(f"its colours are coded by a matrix that is not supported: {frame.colorspace}")
     return frame.colorspace
 
 

@@ -78,18 +78,15 @@ def timing_of(stamps: Iterable[int], time_base: Fraction) -> Timing:
     interval = (ordered[-1] - ordered[0]) * time_base / (len(ordered) - 1)
     times = np.array(ordered, float) - ordered[0]
     steps = np.diff(times)
-    median = np.median(steps)
-    numbers = np.rint(np.cumsum([0, *np.maximum(np.rint(steps / _near(steps, median)), 1)]))
+    median = np.sort(steps)[len(steps) // 2]
+    # More exactly than rounded time stamps tell it one by one.
+    typical = steps[np.abs(steps - median) < median / 2].mean()
+    numbers = np.cumsum([0, *np.maximum(np.rint(steps / typical), 1)])
     rate, start = np.polyfit(numbers, times, 1)
     even = bool(np.abs(start + rate * numbers - times).max() < rate / 4)
     times = (rate * numbers if even else times) * float(time_base)
     seconds = dict(zip(ordered, times.tolist(), strict=True))
     return Timing(len(ordered), interval, seconds, float(rate * time_base) if even else None)
-
-
-def _near(steps: np.ndarray, median: float) -> float:
-    """The step that most come close to, more exactly than rounded time stamps tell it one by one."""
-    return float(steps[np.abs(steps - median) < median / 2].mean())
 
 
 def continuous(

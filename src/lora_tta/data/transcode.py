@@ -138,7 +138,11 @@ def window_start(timing: Timing, clip_format: ClipFormat) -> int:
 
 def _packets_with_data(container: InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
     """Without the empty ones of AVI, which say that the picture before stays, and would end the decoding."""
-    return (packet for packet in container.demux(stream) if packet.size)
+    try:
+        yield from (packet for packet in container.demux(stream) if packet.size)
+    except IndexError:
+        # After the last packet, PyAV looks for streams that have appeared meanwhile, which it does not have.
+        return
 
 
 def _decode_window(
