@@ -48,7 +48,7 @@ def caution(captions: Sequence[str], suffix: str | None) -> str | None:
         return None
     bare = caption.removesuffix(suffix or "").strip()
     kind = f"the same, {bare!r}" if bare else "empty"
-    return f"the captions of {count} of {len(captions)} clips are {kind}: docs/videos.md tells how to give others"
+    return f"the captions of {count} of {len(captions)} clips are {kind}: see docs/videos.md to give others"
 
 
 def _read_tables(root: Path) -> dict[str, str]:
