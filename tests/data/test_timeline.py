@@ -44,6 +44,17 @@ def test_even_rates_keep_or_drop_or_repeat_evenly(fps, time_base):
     assert all(abs(number - place) <= 1.001 for number, place in zip(numbers, wanted, strict=True))
 
 
+@pytest.mark.parametrize("fps", [24, 25, Fraction(30000, 1001), 30, 60])
+@pytest.mark.parametrize("seed", range(20))
+def test_jitter_of_a_quarter_of_a_frame_repeats_nothing(seed, fps):
+    generator = random.Random(seed)
+    jitter = int(1000 / fps / 4)
+    stamps = [round(1000 * n / Fraction(fps)) + generator.randint(-jitter, jitter) for n in range(200)]
+    numbers = shown(sorted(stamps), MILLISECOND, 65)
+    assert numbers == sorted(set(numbers))
+    assert all(abs(number - k * float(fps) / 24) < 1.5 for k, number in enumerate(numbers))
+
+
 @pytest.mark.parametrize("seed", range(50))
 def test_jitter_neither_repeats_nor_drops_where_the_rate_is_that_of_the_clip(seed):
     generator = random.Random(seed)
@@ -70,11 +81,11 @@ def test_no_picture_is_far_from_its_time_and_none_goes_back(seed):
         assert not later or later[0] > k / 24 + 1 / 48 - 1e-6
 
 
-def test_frames_left_out_of_an_even_rate_leave_the_others_in_place():
-    kept = [*range(10), *range(20, 100)]
-    stamps = [40 * n for n in kept]
-    numbers = [kept[number] for number in shown(stamps, MILLISECOND, 65)]
-    assert numbers == [9 if 9 <= k * 25 // 24 < 20 else k * 25 // 24 for k in range(65)]
+@pytest.mark.parametrize("left_out", [range(10, 20), range(50, 51), [12, 40, 41, 77]])
+def test_frames_left_out_of_an_even_rate_leave_the_others_in_place(left_out):
+    kept = [n for n in range(100) if n not in left_out]
+    numbers = [kept[number] for number in shown([40 * n for n in kept], MILLISECOND, 65)]
+    assert numbers == [max(n for n in kept if n <= k * 25 // 24) for k in range(65)]
 
 
 def test_recordings_follow_each_other_however_often_time_starts_again():

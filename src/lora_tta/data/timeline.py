@@ -70,23 +70,33 @@ class Timing:
 def timing_of(stamps: Iterable[int], time_base: Fraction) -> Timing:
     """The timing of pictures with these time stamps, in any order.
 
-    Where the times differ from a constant rate by less than a quarter of a frame, that rate is meant.
+    Where the times differ from a constant rate by less than half a frame, that rate is meant.
     """
     ordered = sorted(set(stamps))
     if len(ordered) < 2:
         return Timing(len(ordered), Fraction(0), dict.fromkeys(ordered, 0.0), None)
     interval = (ordered[-1] - ordered[0]) * time_base / (len(ordered) - 1)
-    times = np.array(ordered, float) - ordered[0]
+    ticks = np.array(ordered, float) - ordered[0]
+    rate, times = _without_jitter(ticks)
+    seconds = dict(zip(ordered, (times * float(time_base)).tolist(), strict=True))
+    return Timing(len(ordered), interval, seconds, rate and rate * float(time_base))
+
+
+def _without_jitter(times: np.ndarray) -> tuple[float | None, np.ndarray]:
+    """The constant rate that is meant, and its times; or ``None`` and the times, which ascend from 0."""
     steps = np.diff(times)
     median = np.sort(steps)[len(steps) // 2]
     # More exactly than rounded time stamps tell it one by one.
     typical = steps[np.abs(steps - median) < median / 2].mean()
-    numbers = np.cumsum([0, *np.maximum(np.rint(steps / typical), 1)])
-    rate, start = np.polyfit(numbers, times, 1)
-    even = bool(np.abs(start + rate * numbers - times).max() < rate / 4)
-    times = (rate * numbers if even else times) * float(time_base)
-    seconds = dict(zip(ordered, times.tolist(), strict=True))
-    return Timing(len(ordered), interval, seconds, float(rate * time_base) if even else None)
+    without_gaps, with_gaps = np.ones_like(steps), np.maximum(np.rint(steps / typical), 1)
+
+    def fit(steps_in_frames: np.ndarray) -> tuple[float, float, np.ndarray]:
+        numbers = np.cumsum([0, *steps_in_frames])
+        rate, start = np.polyfit(numbers, times, 1)
+        return np.abs(start + rate * numbers - times).max() / rate, rate, numbers
+
+    off, rate, numbers = min(fit(with_gaps), fit(without_gaps), key=lambda fitted: fitted[0])
+    return (float(rate), rate * numbers) if off < 1 / 2 else (None, times)
 
 
 def continuous(
