@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 
 from lora_tta.data.folder import list_files, printable
 from lora_tta.errors import UserError
@@ -18,6 +18,8 @@ from lora_tta.errors import UserError
 # Every later name of a clip is its id and a suffix, and has room in the 255 bytes of a file's name.
 MAX_ID_BYTES = 120
 _UCF_STEM = re.compile(r"v_(?P<class_name>\w+)_g(?P<group>\d+)_c\d+")
+_CLASS_LINE = re.compile(r"\d+\s+[A-Za-z]\w*")
+_LABEL_BEHIND = re.compile(r"\s+\d+$")
 _CASE_BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
@@ -89,19 +91,33 @@ def name_sources(paths: Iterable[Path], root: Path) -> list[Source]:
 
 
 def read_split_list(path: Path) -> list[str]:
-    """The ``<Class>/<file>`` names of an official list such as ``testlist01.txt`` or ``trainlist01.txt``.
+    """The names of an official list such as ``testlist01.txt`` or ``trainlist01.txt``, one a line.
+
+    They circulate with and without folder, extension and a label before or behind them. Names that are not
+    of UCF-101 may have a label behind them.
 
     Raises:
-        UserError: the file is missing or lists nothing.
+        UserError: the file is missing, lists nothing, or lists classes (``classInd.txt``).
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as a list of clips: {error}") from None
-    names = [line.split()[0] for line in lines if line.strip()]
-    if not names:
+    lines = [line.strip().replace("\\", "/") for line in lines if line.strip()]
+    if not lines:
         raise UserError(f"{path} lists no clips: give an official UCF-101 list or set the setting to null")
-    return names
+    if all(_CLASS_LINE.fullmatch(line) for line in lines):
+        raise UserError(
+            f"{path} numbers classes ({lines[0]!r}), and lists no clips: give trainlist or testlist"
+        )
+    return [_listed_name(line) for line in lines]
+
+
+def _listed_name(line: str) -> str:
+    for part in re.split(r"[\s,;]+", line):
+        if _UCF_STEM.fullmatch(PurePosixPath(part).stem):
+            return part
+    return _LABEL_BEHIND.sub("", line)
 
 
 def select_listed(sources: list[Source], names: list[str]) -> tuple[list[Source], list[str]]:
