@@ -14,7 +14,7 @@ help:                       ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: setup pull            ## run the whole pipeline; DATA=folder takes your own videos
-	@if [ -n "$$DATA" ]; then lora-tta params --data-root "$$DATA"; fi
+	@if [ -n "$$DATA" ]; then lora-tta params --data-root="$$DATA" --check-data; fi
 	dvc repro
 	@lora-tta summary
 

@@ -33,7 +33,8 @@ from machine import describe_cpu
 from lora_tta.config import DataParams, PreprocessParams
 from lora_tta.data.preprocess import preprocess
 from lora_tta.data.scaling import FrameScaler
-from lora_tta.data.transcode import ClipFormat, Timing, read_timing, resample
+from lora_tta.data.timeline import Timing, resample
+from lora_tta.data.transcode import ClipFormat, read_packets
 from lora_tta.data.ucf101 import find_videos
 from lora_tta.records.clips import NUM_FRAMES
 
@@ -77,7 +78,7 @@ def usable_videos(root: Path, clip_format: ClipFormat, folder: Path, min_clips: 
                 link = folder / source.class_name / f"{source.clip_id}_{copy}{source.path.suffix}"
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to(source.path.absolute())
-                usable[link] = read_timing(link)
+                usable[link] = read_packets(link).timing
     return usable
 
 
@@ -95,7 +96,7 @@ def pieces_of_work(
         "plain decoding": each(lambda path: decode_to_nowhere(path, needed[path])),
         f"plain decoding, {cores} processes": partial(decode_in_processes, needed, cores),
         "plain decoding of whole files": each(lambda path: decode_to_nowhere(path, None)),
-        "reading time stamps": each(read_timing),
+        "reading time stamps": each(read_packets),
         "decoding and scaling": each(lambda path: scale(path, usable[path], clip_format)),
         "preprocessing": partial(whole, workers=1),
         f"preprocessing, {cores} processes": partial(whole, workers=cores),
@@ -169,7 +170,12 @@ def preprocess_folder(root: Path, clip_format: ClipFormat, output: Path, workers
     """The preprocess stage without its output on the terminal."""
     params = PreprocessParams(**vars(clip_format), num_clips=None, search_clips=1, seed=0)
     with open(os.devnull, "w") as silence, redirect_stdout(silence), redirect_stderr(silence):
-        preprocess(DataParams(root=root, search_list=None, split_list=None), params, output, workers)
+        preprocess(
+            DataParams(root=root, search_list=None, split_list=None, caption_suffix=None),
+            params,
+            output,
+            workers,
+        )
 
 
 def measure(name: str, run: Callable[[], None], num_clips: int, repeats: int) -> dict[str, str | list[float]]:

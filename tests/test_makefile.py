@@ -15,6 +15,7 @@ from packaging.version import Version
 from ruamel.yaml import YAML
 
 MAKEFILE = REPOSITORY / "Makefile"
+CLIP = REPOSITORY / "tests/data/cases/clip_3gp.3gp"
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
 
@@ -55,13 +56,52 @@ def test_make_alone_explains_every_target():
 
 @pytest.mark.parametrize(
     "name",
-    ["my videos", 'it\'s "mine"', "a;touch b", "$HOME and $(HOME)", "`touch b`", "1e3", "[a]", "a: b #c"],
+    [
+        "my videos",
+        'it\'s "mine"',
+        "(new)",
+        "a & touch b",
+        "a;touch b",
+        "$HOME and $(HOME)",
+        "`touch b`",
+        "2024",
+        "1e3",
+        "null",
+        "~",
+        "[a]",
+        "-x",
+        "a: b #c",
+        "动" * 80,
+    ],
 )
 def test_the_folder_of_a_demo_is_taken_as_it_is_written(checkout, name):
+    (checkout / name).mkdir()
+    shutil.copy(CLIP, checkout / name)
     done = make(checkout, "demo", f"DATA={name}")
     assert "outputs/evaluate/metrics.json not found" in done.stderr  # the summary, after everything else
     assert YAML(typ="safe").load(checkout / "params.yaml")["data"]["root"] == name
     assert not (checkout / "b").exists()
+
+
+def test_the_home_folder_is_known_by_its_short_name(checkout):
+    (checkout / "home" / "videos").mkdir(parents=True)
+    shutil.copy(CLIP, checkout / "home" / "videos")
+    make(checkout, "demo", "DATA=~/videos", HOME=str(checkout / "home"))
+    root = YAML(typ="safe").load(checkout / "params.yaml")["data"]["root"]
+    assert Path(root) == checkout / "home" / "videos"
+
+
+@pytest.mark.parametrize(("name", "problem"), [("none", "is not a folder"), ("notes", "holds no videos")])
+def test_a_folder_without_a_video_is_refused_before_anything_is_done(checkout, name, problem):
+    (checkout / "notes").mkdir()
+    (checkout / "notes" / "a.mp4").write_text("not a video")
+    (checkout / ".venv/bin/dvc").write_text('#!/bin/sh\necho "$1" >> calls\n')
+    before = (checkout / "params.yaml").read_bytes()
+    done = make(checkout, "demo", f"DATA={name}")
+    assert done.returncode
+    assert problem in done.stderr
+    assert (checkout / "params.yaml").read_bytes() == before
+    assert (checkout / "calls").read_text() == "pull\n"
 
 
 def test_a_demo_without_a_folder_leaves_the_settings_alone(checkout):

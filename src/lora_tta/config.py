@@ -78,11 +78,14 @@ class DataParams(Section):
     Without ``search_list`` it is drawn which clips are for the search and which for the test; ``split_list``
     alone names the clips to draw from. With ``search_list`` its clips are for the search, and those of
     ``split_list`` for the test, or all others without ``split_list``.
+
+    ``caption_suffix`` follows every caption.
     """
 
     root: Path
     search_list: Path | None
     split_list: Path | None
+    caption_suffix: str | None
 
 
 class PreprocessParams(Section):

@@ -7,7 +7,7 @@ import pytest
 from footage import CLIPS, encode, make_ucf_folder, moving_frames
 
 from lora_tta.config import DataParams, PreprocessParams
-from lora_tta.data.preprocess import preprocess
+from lora_tta.data.preprocess import check_folder, preprocess
 from lora_tta.data.video import read_clip_frames, read_conditioning_frames
 from lora_tta.errors import UserError
 from lora_tta.records.clips import read_manifest
@@ -26,7 +26,7 @@ def params(num_clips=None, seed=0, search_clips=1) -> PreprocessParams:
 
 
 def data(root, split_list=None, search_list=None) -> DataParams:
-    return DataParams(root=root, search_list=search_list, split_list=split_list)
+    return DataParams(root=root, search_list=search_list, split_list=split_list, caption_suffix=None)
 
 
 def ids(folder, split=None):
@@ -128,6 +128,49 @@ def test_nothing_accepted_is_a_user_error_that_leaves_the_reasons(tmp_path):
         preprocess(data(tmp_path / "raw"), params(), tmp_path / "out", workers=1)
     assert json.loads((tmp_path / "out" / "rejected.json").read_text())["rejected"] == {"too_short": 1}
     assert not (tmp_path / "out" / "manifest.csv").exists()
+
+
+def test_any_names_and_captions_come_through_and_what_is_skipped_is_listed(tmp_path, capsys):
+    root = tmp_path / 'it\'s "mine" & [a]: b #c'
+    names = [
+        "null/null.avi",
+        "2024/2024.avi",
+        "動" * 80 + "/" + "動" * 83 + ".avi",
+        "b\nc/d\te.avi",
+        "x/same.avi",
+    ]
+    make_videos(root, *names, "y/same.avi", "noname.avi")
+    (root / "noname.avi").rename(root / "noname")
+    (root / "x" / "same.txt").write_text("A wave")
+    (root / "gone.avi").symlink_to("nowhere")
+    (root / "notes.md").write_text("# Notes")
+    (root / "list.m3u8").write_text("#EXTM3U")
+    preprocess(data(root), params(), tmp_path / "out", workers=2)
+    clips = {clip.source: clip for clip in read_manifest(tmp_path / "out")}
+    assert clips.keys() == {*names, "y/same.avi", "noname"}
+    assert (clips["x/same.avi"].caption, clips["y/same.avi"].caption) == ("A wave", "y")
+    assert len({clip.clip_id for clip in clips.values()}) == 7
+    assert all((tmp_path / "out" / clip.file_name).is_file() for clip in clips.values())
+    listed = json.loads((tmp_path / "out" / "rejected.json").read_text())
+    assert {item["source"] for item in listed["clips"]} == {"gone.avi", "list.m3u8"}
+    assert listed["rejected"] == {"unreadable": 2}
+    assert "captions" not in capsys.readouterr().err
+
+
+def test_captions_that_tell_nothing_are_warned_of(tmp_path, capsys):
+    preprocess(
+        data(make_videos(tmp_path / "raw", "a/b.avi", "a/c.avi")), params(), tmp_path / "out", workers=1
+    )
+    assert "the captions of 2 of 2 clips are the same, 'a'" in capsys.readouterr().err
+
+
+def test_a_data_folder_is_checked_by_one_video_that_opens(tmp_path):
+    root = make_videos(tmp_path / "raw", "b.avi")
+    (root / "a.avi").write_text("not a video")
+    check_folder(root)
+    (root / "b.avi").rename(root / b"\xff.avi".decode(errors="surrogateescape"))
+    with pytest.raises(UserError, match="UTF-8"):
+        check_folder(root)
 
 
 def make_videos(root, *names, seed=0):

@@ -4,7 +4,6 @@ import av
 import numpy as np
 import pytest
 from av.video.reformatter import ColorRange
-from footage import moving_frames
 
 from lora_tta.data.scaling import BT601, BT709, FrameScaler, crop_box
 
@@ -66,6 +65,13 @@ def test_colour_matrix_is_the_source_s_or_the_convention(tag, height, matrix):
     assert (scaler(frame).to_ndarray() == 100).all(), "no needless conversion"
 
 
+@pytest.mark.parametrize("matrix", [8, 11, 14])
+def test_a_matrix_that_cannot_be_converted_is_said(matrix):
+    frame = yuv_frame(100, colorspace=matrix)
+    with pytest.raises(ValueError, match=f"not supported: {matrix}"):
+        FrameScaler(frame, None, 32, 32)
+
+
 def test_wide_pixels_are_cropped_by_the_shape_they_show():
     """64 x 64 pixels, each twice as wide as high, show 2:1: a square keeps the middle half of the columns."""
     array = np.zeros((64, 64, 3), np.uint8)
@@ -75,8 +81,12 @@ def test_wide_pixels_are_cropped_by_the_shape_they_show():
     assert scaled[:, 4:-4].min() > 190
 
 
-def test_a_frame_of_another_size_is_refused():
-    first, other = (av.VideoFrame.from_ndarray(moving_frames(1, height)[0]) for height in (96, 64))
-    scaler = FrameScaler(first, None, 32, 32)
-    with pytest.raises(ValueError, match="changes to 128x64"):
-        scaler(other)
+def test_a_frame_of_another_size_is_scaled_to_the_first_one_s():
+    """The middle half of the first frame's width is kept, whatever size the next ones have."""
+    for height, width in ((96, 192), (48, 96), (200, 100)):
+        array = np.zeros((height, width, 3), np.uint8)
+        array[:, width // 4 : -width // 4] = 200
+        frame = av.VideoFrame.from_ndarray(array)
+        if height == 96:
+            scaler = FrameScaler(frame, None, 32, 32)
+        assert scaler(frame).to_ndarray(format="rgb24")[:, 4:-4].min() > 190

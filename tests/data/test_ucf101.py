@@ -103,6 +103,37 @@ def test_official_lists(tmp_path):
     assert read_split_list(test) == ["Archery/v_Archery_g01_c01.avi"]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Archery/v_Archery_g01_c01.avi 3",
+        "Archery\\v_Archery_g01_c01.avi\t3",
+        "3 Archery/v_Archery_g01_c01.avi",
+        "v_Archery_g01_c01",
+        "v_Archery_g01_c01,3",
+        "\ufeffArchery/v_Archery_g01_c01.avi",
+    ],
+)
+def test_all_forms_of_lists_that_circulate(tmp_path, line):
+    touch(tmp_path, "Archery/v_Archery_g01_c01.avi", "Archery/v_Archery_g02_c01.avi")
+    (tmp_path / "list.txt").write_text(f"{line}\r\n\r\n", encoding="utf-8")
+    names = read_split_list(tmp_path / "list.txt")
+    selected, missing = select_listed(find_videos(tmp_path), names)
+    assert [source.clip_id for source in selected] == ["v_Archery_g01_c01"]
+    assert not missing
+
+
+def test_lists_of_own_videos_may_have_spaces_and_labels(tmp_path):
+    (tmp_path / "list.txt").write_text("my cat/on the sofa.mp4 12\nother.mp4\n")
+    assert read_split_list(tmp_path / "list.txt") == ["my cat/on the sofa.mp4", "other.mp4"]
+
+
+def test_a_list_of_classes_is_no_list_of_clips(tmp_path):
+    (tmp_path / "classInd.txt").write_text("1 ApplyEyeMakeup\n2 ApplyLipstick\n")
+    with pytest.raises(UserError, match="numbers classes"):
+        read_split_list(tmp_path / "classInd.txt")
+
+
 def test_empty_and_missing_lists_are_user_errors(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         read_split_list(tmp_path / "none.txt")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_tta.config import load_params
+from lora_tta.errors import UserError
 
 
 def add_to(commands: Any) -> None:
@@ -18,10 +19,18 @@ def add_to(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Import the clips and have DVC track them."""
+    """Import the clips and have DVC track them.
+
+    Raises:
+        UserError: the data folder is outside of the repository; or as :func:`import_ucf101`.
+    """
     from lora_tta.data.ucf101_import import import_ucf101
 
     root = load_params().data.root
+    if not root.resolve().is_relative_to(Path.cwd().resolve()):
+        raise UserError(
+            f"data.root {root} is outside of the repository, where DVC can add nothing: change it"
+        )
     counts = import_ucf101(arguments.source, root, lists=arguments.lists, replace=arguments.replace)
     print(
         f"{root}: {counts.imported} clips imported, {counts.already_there} were there, "

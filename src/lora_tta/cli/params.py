@@ -1,6 +1,7 @@
 """``lora-tta params``: change params.yaml, keeping its comments."""
 
 import argparse
+import os
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser("params", help="change params.yaml, keeping its comments")
     parser.add_argument("--preset", choices=sorted(path.stem for path in PRESETS.glob("*.yaml")))
     parser.add_argument("--data-root", help="folder of videos, taken as it is written")
+    parser.add_argument("--check-data", action="store_true", help="refuse a data folder without a video")
     parser.add_argument("assignments", nargs="*", metavar="SECTION.KEY=VALUE")
     parser.set_defaults(run=run)
 
@@ -31,7 +33,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Apply a preset and assignments, and write the file if the result is valid.
 
     Raises:
-        UserError: an assignment names no setting, or the result is invalid; the file is left as it was.
+        UserError: an assignment names no setting, the result is invalid, or the data folder that is checked
+            holds no video; the file is left as it was.
     """
     yaml = _yaml()
     load_params(PARAMS_FILE)
@@ -43,8 +46,12 @@ def run(arguments: argparse.Namespace) -> None:
     for assignment in arguments.assignments:
         _assign(document, assignment)
     if arguments.data_root is not None:
-        document["data"]["root"] = arguments.data_root
-    validate_params(document, PARAMS_FILE)
+        document["data"]["root"] = _as_folder(arguments.data_root)
+    params = validate_params(document, PARAMS_FILE)
+    if arguments.check_data:
+        from lora_tta.data.preprocess import check_folder
+
+        check_folder(params.data.root)
     with atomic(PARAMS_FILE) as partial:
         yaml.dump(document, partial)
     _rename_in_lock(dict(zip(folders, _folders(document), strict=True)))
@@ -53,6 +60,11 @@ def run(arguments: argparse.Namespace) -> None:
 
         # DVC would only say that the folder is missing.
         check_pipeline_folder(Path(document["model"]["path"]))
+
+
+def _as_folder(name: str) -> str:
+    """A name as it is written; ``~`` is the home folder if no folder here has that name."""
+    return name if Path(name).exists() or not name.startswith("~") else os.path.expanduser(name)
 
 
 def _folders(document: MutableMapping[str, Any]) -> list[str]:

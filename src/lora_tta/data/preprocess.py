@@ -12,6 +12,7 @@ are there, from them alone, so neither the order of the work nor a rejected vide
 import json
 import multiprocessing
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -23,10 +24,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lora_tta.config import DataParams, PreprocessParams
+from lora_tta.data.captions import caution, with_captions
+from lora_tta.data.folder import Listing, list_files, printable
+from lora_tta.data.rejection import RejectedError, Rejection
 from lora_tta.data.split import draw_split, footage_key, split_as_listed
 from lora_tta.data.stratified import StratifiedSampler
-from lora_tta.data.transcode import ClipFormat, Rejection, transcode
-from lora_tta.data.ucf101 import Source, find_videos, read_split_list, select_listed
+from lora_tta.data.transcode import ClipFormat, read_packets, transcode
+from lora_tta.data.ucf101 import Source, name_sources, read_split_list, select_listed
 from lora_tta.errors import UserError
 from lora_tta.files import PARTIAL_PATTERN, write_text
 from lora_tta.records.clips import MANIFEST_NAME, Clip, Cut, write_manifest
@@ -77,7 +81,7 @@ def preprocess(
     clip_format = ClipFormat(params.height, params.width, params.fps, params.window)
     run = partial(transcode, root=data.root, output=output, clip_format=clip_format)
     wanted = pools.wanted_for_search + pools.wanted
-    rejections: list[Rejection] = []
+    rejections = list(pools.skipped)
     with (
         _mapper(workers or min(_available_cores(), 1 + wanted // CLIPS_PER_WORKER)) as mapper,
         tqdm(total=wanted, desc="preprocess", unit="clip") as bar,
@@ -99,8 +103,31 @@ def preprocess(
     else:
         clips = draw_split(others, params.search_clips, params.seed)
     write_manifest(output, clips)
+    if warning := caution([clip.caption for clip in clips], data.caption_suffix):
+        print(f"preprocess: {warning}", file=sys.stderr)
     print(f"preprocess: {summary}; {_describe_split(clips, params.search_clips, data.search_list)}")
     return summary
+
+
+def check_folder(root: Path) -> None:
+    """Look for one video, without decoding.
+
+    Raises:
+        UserError: the folder is missing, none of its files can be read as a video, or DVC cannot track it.
+    """
+    first: str | None = None
+    files = _list_folder(root).files
+    for path in files:
+        if printable(str(path)) != str(path):
+            raise UserError(f"{printable(str(path))}: DVC knows names in UTF-8 only: rename it")
+    for path in files:
+        try:
+            read_packets(path)
+        except RejectedError as rejected:
+            first = first or f"{path.name} is not: {rejected.detail}"
+        else:
+            return
+    raise UserError(f"data.root {root} holds no videos ({first}): fill it or name another folder")
 
 
 @dataclass(frozen=True)
@@ -113,6 +140,7 @@ class _Pools:
         sources: those for the test; without a list, those for both.
         wanted: of ``sources``.
         missing: how many listed ones are not there.
+        skipped: what lies among them and is none.
     """
 
     for_search: list[Source]
@@ -120,14 +148,12 @@ class _Pools:
     sources: list[Source]
     wanted: int
     missing: int
+    skipped: list[Rejection]
 
 
 def _find_pools(data: DataParams, params: PreprocessParams) -> _Pools:
-    if not data.root.is_dir():
-        raise UserError(f"data.root {data.root} is not a folder: create it with dvc pull or import-ucf101")
-    videos = find_videos(data.root)
-    if not videos:
-        raise UserError(f"data.root {data.root} holds no videos: fill it with dvc pull or import-ucf101")
+    listing = _list_folder(data.root)
+    videos = with_captions(name_sources(listing.files, data.root), data.root, data.caption_suffix)
     for_search, missing_for_search = [], 0
     if data.search_list is not None:
         for_search, missing_for_search = _listed(videos, data.search_list, data.root)
@@ -144,7 +170,18 @@ def _find_pools(data: DataParams, params: PreprocessParams) -> _Pools:
     wanted = len(sources)
     if params.num_clips is not None:
         wanted = min(params.num_clips - (params.search_clips if for_search else 0), wanted)
-    return _Pools(for_search, wanted_for_search, sources, wanted, missing_for_search + missing)
+    return _Pools(
+        for_search, wanted_for_search, sources, wanted, missing_for_search + missing, listing.skipped
+    )
+
+
+def _list_folder(root: Path) -> Listing:
+    if not root.is_dir():
+        raise UserError(f"data.root {root} is not a folder: create it with dvc pull or import-ucf101")
+    listing = list_files(root)
+    if not listing.files:
+        raise UserError(f"data.root {root} holds no videos: fill it with dvc pull or import-ucf101")
+    return listing
 
 
 def _listed(videos: list[Source], path: Path, root: Path) -> tuple[list[Source], int]:

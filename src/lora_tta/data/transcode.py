@@ -4,46 +4,27 @@ This is what a worker process runs, so it imports nothing heavier than PyAV and 
 """
 
 import hashlib
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from fractions import Fraction
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
 import av
-from av.stream import Disposition
+import numpy as np
+from av.container import InputContainer
+from av.format import Flags
 
-from lora_tta.data.containers import is_cut_short
+from lora_tta.data.containers import ends_in_index, is_cut_short, open_video, video_stream
+from lora_tta.data.folder import printable
+from lora_tta.data.rejection import Reason, RejectedError, Rejection
 from lora_tta.data.scaling import FrameScaler
-from lora_tta.data.ucf101 import Source, caption_of
+from lora_tta.data.timeline import MAX_GAP, Stamp, Timing, continuous, in_order, resample, timing_of
+from lora_tta.data.ucf101 import Source
 from lora_tta.data.video import encode_h264
 from lora_tta.files import file_sha256
 from lora_tta.records.clips import NUM_FRAMES, Cut
-
-# Containers round time stamps, Matroska to a millisecond: a frame counts as on time up to this.
-_TIME_TOLERANCE = Fraction(1, 1000)
-# A whole AVI may lack some of the frames it promises: encoders leave those out that repeat the one before.
-_LEFT_OUT_TOLERANCE = 0.1
-
-
-class Reason(StrEnum):
-    """Why a raw video gives no clip."""
-
-    TOO_SHORT = "too_short"  # intact, but less than 65 frames at the target rate
-    TRUNCATED = "truncated"  # the file ends before the frames its container promises, wherever the window is
-    UNREADABLE = "unreadable"  # cannot be opened, or not decoded without errors up to the window's end
-    NO_VIDEO = "no_video"  # opens, but holds no moving pictures
-
-
-@dataclass(frozen=True)
-class Rejection:
-    """A raw video that gave no clip; ``source`` is relative to the data root."""
-
-    source: str
-    reason: Reason
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -57,21 +38,20 @@ class ClipFormat:
 
 
 @dataclass(frozen=True)
-class Timing:
-    """The timing of a video, from its packets alone: frames, and seconds per frame on average."""
+class Packets:
+    """What the packets of a video tell without decoding.
 
-    num_frames: int
-    frame_interval: Fraction
+    Attributes:
+        times: the time stamp of each packet's picture.
+        first: the packet to start at, the first whose picture needs no other.
+        in_decoding_order: the times ascend from packet to packet, whatever the order of the pictures.
+        timing: of the pictures that are shown.
+    """
 
-    def num_resampled(self, fps: int) -> int:
-        """How many frames the video has at ``fps``."""
-        return math.ceil((self.num_frames * self.frame_interval - _TIME_TOLERANCE) * fps)
-
-
-class _RejectedError(Exception):
-    def __init__(self, reason: Reason, detail: str):
-        super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
+    times: list[int]
+    first: int
+    in_decoding_order: bool
+    timing: Timing
 
 
 def transcode(source: Source, root: Path, output: Path, clip_format: ClipFormat) -> Cut | Rejection:
@@ -79,22 +59,22 @@ def transcode(source: Source, root: Path, output: Path, clip_format: ClipFormat)
 
     The window is chosen by time stamps alone, never by content. Errors of the output folder are raised.
     """
-    relative = source.path.relative_to(root).as_posix()
+    relative = printable(source.path.relative_to(root).as_posix())
     try:
-        timing = read_timing(source.path)
-        start = window_start(timing, clip_format)
-        frames, colorspace = _decode_window(source.path, timing, start, clip_format)
-    except _RejectedError as rejected:
+        packets = read_packets(source.path)
+        start = window_start(packets.timing, clip_format)
+        frames, colorspace = _decode_window(source.path, packets, start, clip_format)
+    except RejectedError as rejected:
         return Rejection(relative, rejected.reason, rejected.detail)
     path = output / f"{source.clip_id}.mp4"
     encode_h264(path, frames, clip_format.fps, clip_format.height, clip_format.width, colorspace)
     return Cut(
         clip_id=source.clip_id,
         class_name=source.class_name,
-        caption=caption_of(source.class_name),
+        caption=source.caption,
         source=relative,
-        source_frames=timing.num_frames,
-        source_fps=round(float(1 / timing.frame_interval), 3),
+        source_frames=packets.timing.num_frames,
+        source_fps=round(float(1 / packets.timing.frame_interval), 3),
         window_start=start,
         window_end=start + NUM_FRAMES,
         fps=clip_format.fps,
@@ -113,35 +93,36 @@ def frames_sha256(frames: Iterable[av.VideoFrame]) -> str:
     return digest.hexdigest()
 
 
-def read_timing(path: Path) -> Timing:
-    """Count a video's frames and their mean interval, reading every packet but decoding none."""
-    try:
-        with av.open(str(path), metadata_errors="ignore") as container:
-            stream = _video_stream(container)
-            promised, rate = stream.frames, stream.average_rate
-            time_base = stream.time_base
-            num_packets, corrupt, times = 0, False, []
-            for packet in container.demux(stream):
-                # AVI with B-frames has decoding times only; the packet that ends the stream has no time.
-                time = packet.pts if packet.pts is not None else packet.dts
-                if time is None:
-                    continue
-                num_packets += 1
-                corrupt = corrupt or packet.is_corrupt
-                if not packet.is_discard:
-                    times.append(time)
-    except (av.FFmpegError, OSError) as error:
-        raise _opening_failure(path, error) from None
-    missing = promised - num_packets
-    cut_short = (missing > 0 or not promised) and is_cut_short(path)
-    if corrupt or cut_short or missing > _LEFT_OUT_TOLERANCE * promised:
-        of_promised = f" of {promised}" if promised else ""
-        raise _RejectedError(Reason.TRUNCATED, f"the file ends after {num_packets}{of_promised} frames")
-    if len(times) < 2:
-        interval = 1 / rate if rate else Fraction(0)
-    else:
-        interval = (max(times) - min(times)) * time_base / (len(times) - 1)
-    return Timing(len(times), interval)
+def read_packets(path: Path) -> Packets:
+    """Read every packet of a video, but decode none.
+
+    Raises:
+        RejectedError: the file cannot be opened, ends early, or has less than two pictures.
+    """
+    with open_video(path) as container:
+        stream = video_stream(container, path)
+        stamps, keys = [], []
+        for packet in _packets_with_data(container, stream):
+            stamps.append(Stamp(packet.pts, packet.dts, packet.duration or 0, packet.is_discard))
+            keys.append(packet.is_keyframe)
+        promised, missing = stream.frames, stream.frames - len(stamps)
+        cut_short = (missing > 0 or not promised) and is_cut_short(path)
+        if cut_short or ends_in_index(stream, path):
+            of_promised = f" of {promised}" if promised else ""
+            raise RejectedError(Reason.TRUNCATED, f"the file ends after {len(stamps)}{of_promised} frames")
+        time_base = stream.time_base or Fraction(1, 1000)
+        interval = 1 / (stream.guessed_rate or stream.average_rate or Fraction(25))
+        breaks = bool(Flags(container.format.flags) & Flags.ts_discont)
+        times = continuous(stamps, time_base, interval, MAX_GAP if breaks else None)
+    first = keys.index(True) if True in keys else 0
+    shown = [
+        time
+        for time, stamp in zip(times[first:], stamps[first:], strict=True)
+        if not stamp.discarded and time >= times[first]
+    ]
+    if len(shown) < 2:
+        raise RejectedError(Reason.NO_VIDEO, f"it has {len(shown)} pictures: none moves")
+    return Packets(times, first, shown == sorted(shown), timing_of(shown, time_base))
 
 
 def window_start(timing: Timing, clip_format: ClipFormat) -> int:
@@ -149,98 +130,74 @@ def window_start(timing: Timing, clip_format: ClipFormat) -> int:
     available = timing.num_resampled(clip_format.fps)
     if available < NUM_FRAMES:
         at_rate = f"{max(available, 0)} at {clip_format.fps} fps"
-        raise _RejectedError(
+        raise RejectedError(
             Reason.TOO_SHORT, f"{timing.num_frames} frames, {at_rate}: less than {NUM_FRAMES}"
         )
     return 0 if clip_format.window == "first" else (available - NUM_FRAMES) // 2
 
 
-def resample(
-    frames: Iterable[av.VideoFrame], timing: Timing, start: int, num_frames: int, fps: int
-) -> Iterator[av.VideoFrame]:
-    """Frames ``start`` to ``start + num_frames`` of the video at a constant rate.
-
-    Frame k is the latest source frame whose time, counted from the first one, is not after k / fps: a higher
-    rate drops frames, a lower one repeats them, and no frame is shown before its time.
-    """
-    index, end = start, start + num_frames
-    origin: Fraction | None = None
-    previous: av.VideoFrame | None = None
-    last_time = Fraction(0)
-    for frame in frames:
-        time = _time_of(frame)
-        origin = time if origin is None else origin
-        while previous is not None and index < end and Fraction(index, fps) + _TIME_TOLERANCE < time - origin:
-            yield previous
-            index += 1
-        if index == end:
-            return
-        previous, last_time = frame, time
-    while previous is not None and origin is not None and index < end:
-        if Fraction(index, fps) + _TIME_TOLERANCE >= last_time - origin + timing.frame_interval:
-            return
-        yield previous
-        index += 1
-
-
-def _time_of(frame: av.VideoFrame) -> Fraction:
-    """Presentation time in seconds."""
-    if frame.pts is None or frame.time_base is None:
-        raise ValueError("a frame has no time stamp")
-    return frame.pts * frame.time_base
+def _packets_with_data(container: InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+    """Without the empty ones of AVI, which say that the picture before stays, and would end the decoding."""
+    try:
+        yield from (packet for packet in container.demux(stream) if packet.size)
+    except IndexError:
+        # After the last packet, PyAV looks for streams that have appeared meanwhile, which it does not have.
+        return
 
 
 def _decode_window(
-    path: Path, timing: Timing, start: int, clip_format: ClipFormat
+    path: Path, packets: Packets, start: int, clip_format: ClipFormat
 ) -> tuple[list[av.VideoFrame], int]:
     """The cropped and resized frames of the window, and their colour matrix."""
     scaler, scaled = None, []
-    try:
-        with av.open(str(path), metadata_errors="ignore") as container:
-            stream = _video_stream(container)
-            stream.codec_context.thread_count = 1  # the processes are parallel already
-            decoded = _intact_frames(container.decode(stream))
-            for frame in resample(decoded, timing, start, NUM_FRAMES, clip_format.fps):
-                if scaler is None:
-                    size = clip_format.height, clip_format.width
-                    scaler = FrameScaler(frame, stream.sample_aspect_ratio, *size)
-                scaled.append(scaler(frame))
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise _RejectedError(Reason.UNREADABLE, _one_line(error)) from None
-    if scaler is None or len(scaled) < NUM_FRAMES:
-        raise _RejectedError(Reason.UNREADABLE, f"decoding ends after {len(scaled)} of {NUM_FRAMES} frames")
+    with open_video(path) as container:
+        stream = video_stream(container, path)
+        decoded = _decoded(container, stream, packets)
+        for frame in resample(decoded, packets.timing, start, NUM_FRAMES, clip_format.fps):
+            if scaler is None:
+                size = clip_format.height, clip_format.width
+                scaler = FrameScaler(frame, stream.sample_aspect_ratio, *size)
+            scaled.append(scaler(frame))
+        if scaler is None or len(scaled) < NUM_FRAMES:
+            ends = f"decoding ends after {len(scaled)} of {NUM_FRAMES} frames"
+            raise RejectedError(Reason.UNREADABLE, ends)
+        # Only where nothing moves in the window, the rest of the file is decoded.
+        if all(_alike(frame, scaled[0]) for frame in chain(scaled, map(scaler, decoded))):
+            raise RejectedError(Reason.NO_VIDEO, "all its pictures are the same: none moves")
     return scaled, scaler.colorspace
 
 
-def _intact_frames(frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+def _alike(one: av.VideoFrame, other: av.VideoFrame) -> bool:
+    return np.array_equal(one.to_ndarray(), other.to_ndarray())
+
+
+def _decoded(container: InputContainer, stream: av.VideoStream, packets: Packets) -> Iterator[av.VideoFrame]:
+    """Intact frames in the order in which they are shown, with the time stamps of ``packets``."""
+    frames = _decoded_in_any_order(container, stream, packets)
+    if packets.in_decoding_order:
+        frames = in_order(frames, stream.codec_context)
+    last = packets.times[packets.first]
     for number, frame in enumerate(frames):
         if frame.is_corrupt:
-            raise _RejectedError(Reason.UNREADABLE, f"frame {number} is damaged")
-        if frame.pts is None:
-            raise _RejectedError(Reason.UNREADABLE, f"frame {number} has no time stamp")
+            raise RejectedError(Reason.UNREADABLE, f"frame {number} is damaged")
+        if frame.pts is None or frame.pts < last or frame.pts not in packets.timing.seconds:
+            raise RejectedError(Reason.BAD_TIMES, f"frame {number} has no time, or an earlier one")
+        last = frame.pts
         yield frame
 
 
-def _video_stream(container: av.container.InputContainer) -> av.VideoStream:
-    """The first one that moves: cover art is a video stream too, and a file may hold several renditions."""
-    for stream in container.streams.video:
-        if not stream.disposition & Disposition.attached_pic:
-            return stream
-    if is_cut_short(Path(container.name)):
-        raise _RejectedError(Reason.TRUNCATED, "the file ends within its index")
-    raise _RejectedError(Reason.NO_VIDEO, "there is no video stream")
+def _decoded_in_any_order(
+    container: InputContainer, stream: av.VideoStream, packets: Packets
+) -> Iterator[av.VideoFrame]:
+    for packet, time in islice(
+        zip(_packets_with_data(container, stream), packets.times, strict=False), packets.first, None
+    ):
+        packet.pts = time
+        yield from _from(packets, packet.decode())
+    yield from _from(packets, stream.codec_context.decode(None))
 
 
-def _opening_failure(path: Path, error: Exception) -> _RejectedError:
-    try:
-        cut_short = is_cut_short(path)
-    except OSError:
-        cut_short = False
-    if cut_short:
-        return _RejectedError(Reason.TRUNCATED, "the file ends before its index or its first frame")
-    return _RejectedError(Reason.UNREADABLE, _one_line(error))
-
-
-def _one_line(error: Exception) -> str:
-    # FFmpeg's own words, without the path of the file on this machine.
-    return " ".join((getattr(error, "strerror", None) or str(error)).split())
+def _from(packets: Packets, frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+    """Without frames to be shown before the first whole one: they lack what they refer to."""
+    start = packets.times[packets.first]
+    return (frame for frame in frames if frame.pts is None or frame.pts >= start)

@@ -4,26 +4,33 @@ The layout is ``<Class>/v_<Class>_gXX_cYY.avi`` (Soomro et al., 2012, https://ww
 Any other folder of videos can be read as well.
 """
 
+import hashlib
+import os
 import re
+import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 
+from lora_tta.data.folder import list_files, printable
 from lora_tta.errors import UserError
 
-VIDEO_SUFFIXES = frozenset(
-    {".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".ogv"}
-)
+# Every later name of a clip is its id and a suffix, and has room in the 255 bytes of a file's name.
+MAX_ID_BYTES = 120
 _UCF_STEM = re.compile(r"v_(?P<class_name>\w+)_g(?P<group>\d+)_c\d+")
+_CLASS_LINE = re.compile(r"\d+\s+[A-Za-z]\w*")
+_LABEL_BEHIND = re.compile(r"\s+\d+$")
 _CASE_BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A raw video: its path, its class and the id its clip will have (unique, fit for a file name)."""
+    """A raw video: path, class, caption, and the id its clip will have (unique, fit for a file name)."""
 
     path: Path
     class_name: str
     clip_id: str
+    caption: str
 
 
 def caption_of(class_name: str) -> str:
@@ -58,48 +65,59 @@ def group_of(path: PurePath) -> str | None:
 
 
 def find_videos(root: Path) -> list[Source]:
-    """Every video below ``root``, by file name extension, sorted by path; hidden files are left out.
+    """Every file below ``root`` that may be a video, see :func:`~lora_tta.data.folder.list_files`."""
+    return name_sources(list_files(root).files, root)
 
-    The clip id is the file's stem. Where two files share one, all but the first by path get their folders
-    and extension into it.
+
+def name_sources(paths: Iterable[Path], root: Path) -> list[Source]:
+    """The sources of files below ``root``, in their order.
+
+    The clip id is the file's stem. Where two files share one, in any case, all but the first get their
+    folders and extension into it. An id that is long is cut and gets a hash of the path.
     """
-    paths = sorted(
-        (
-            path
-            for path in root.rglob("*")
-            if path.suffix.lower() in VIDEO_SUFFIXES
-            and not any(part.startswith(".") for part in path.relative_to(root).parts)
-            and path.is_file()
-        ),
-        key=lambda path: path.relative_to(root).as_posix(),
-    )
     sources: dict[str, Source] = {}
     for path in paths:
-        clip_id = _fit_for_file_name(path.stem)
-        if clip_id in sources:
-            clip_id = _fit_for_file_name("-".join(path.relative_to(root).parts))
+        relative = path.relative_to(root)
+        clip_id = _fit_for_file_name(path.stem, relative)
+        if clip_id.casefold() in sources:
+            clip_id = _fit_for_file_name("-".join(relative.parts), relative)
         base, repeat = clip_id, 1
-        while clip_id in sources:
+        while clip_id.casefold() in sources:
             repeat += 1
             clip_id = f"{base}-{repeat}"
-        sources[clip_id] = Source(path, class_of(path, root), clip_id)
+        class_name = printable(class_of(path, root))
+        sources[clip_id.casefold()] = Source(path, class_name, clip_id, caption_of(class_name))
     return list(sources.values())
 
 
 def read_split_list(path: Path) -> list[str]:
-    """The ``<Class>/<file>`` names of an official list such as ``testlist01.txt`` or ``trainlist01.txt``.
+    """The names of an official list such as ``testlist01.txt`` or ``trainlist01.txt``, one a line.
+
+    They circulate with and without folder, extension and a label before or behind them. Names that are not
+    of UCF-101 may have a label behind them.
 
     Raises:
-        UserError: the file is missing or lists nothing.
+        UserError: the file is missing, lists nothing, or lists classes (``classInd.txt``).
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as a list of clips: {error}") from None
-    names = [line.split()[0] for line in lines if line.strip()]
-    if not names:
+    lines = [line.strip().replace("\\", "/") for line in lines if line.strip()]
+    if not lines:
         raise UserError(f"{path} lists no clips: give an official UCF-101 list or set the setting to null")
-    return names
+    if all(_CLASS_LINE.fullmatch(line) for line in lines):
+        raise UserError(
+            f"{path} numbers classes ({lines[0]!r}), and lists no clips: give trainlist or testlist"
+        )
+    return [_listed_name(line) for line in lines]
+
+
+def _listed_name(line: str) -> str:
+    for part in re.split(r"[\s,;]+", line):
+        if _UCF_STEM.fullmatch(PurePosixPath(part).stem):
+            return part
+    return _LABEL_BEHIND.sub("", line)
 
 
 def select_listed(sources: list[Source], names: list[str]) -> tuple[list[Source], list[str]]:
@@ -115,5 +133,10 @@ def is_ucf101_name(path: Path) -> bool:
     return _UCF_STEM.fullmatch(path.stem) is not None
 
 
-def _fit_for_file_name(text: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", text)
+def _fit_for_file_name(text: str, relative: Path) -> str:
+    fit = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", text))
+    if len(fit.encode()) <= MAX_ID_BYTES:
+        return fit
+    digest = hashlib.sha256(os.fsencode(relative)).hexdigest()[:12]
+    head = fit.encode()[: MAX_ID_BYTES - len(digest) - 1].decode(errors="ignore")
+    return f"{head}-{digest}"

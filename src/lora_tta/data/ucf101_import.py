@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,18 +10,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from lora_tta.data.archives import unpack
+from lora_tta.data.folder import VIDEO_SUFFIXES
 from lora_tta.data.ucf101 import class_of, find_videos, is_ucf101_name
 from lora_tta.errors import UserError
 from lora_tta.files import PARTIAL_PATTERN, atomic
 
 LISTS_FOLDER = "ucfTrainTestlist"
-
-# UCF101.rar: shutil unpacks zip and tar, these unpack the rest. {archive} and {folder} are filled in.
-_EXTRACTORS = {
-    "unrar": ["x", "-idq", "-o+", "{archive}", "{folder}/"],
-    "bsdtar": ["-xf", "{archive}", "-C", "{folder}"],
-    "7z": ["x", "-y", "-bd", "-o{folder}", "{archive}"],
-}
 
 
 @dataclass(frozen=True)
@@ -59,7 +53,7 @@ def import_ucf101(source: Path, root: Path, lists: Path | None = None, replace: 
         left_by_interruption.unlink()
     with _as_folder(source, root) as folder:
         targets = _targets(folder, root, source)
-        others = [video.path for video in find_videos(root) if not _same_size(video.path, targets)]
+        others = [path for path in _named_as_videos(root) if not _same_size(path, targets)]
         if others and not replace:
             raise UserError(
                 f"{root} already holds {len(others)} other videos, such as {others[0]}: "
@@ -95,6 +89,11 @@ def _targets(folder: Path, root: Path, source: Path) -> dict[Path, Path]:
     return targets
 
 
+def _named_as_videos(root: Path) -> list[Path]:
+    """What may be removed: a file that only might be a video is left alone."""
+    return [source.path for source in find_videos(root) if source.path.suffix.lower() in VIDEO_SUFFIXES]
+
+
 def _same_size(path: Path, targets: dict[Path, Path]) -> bool:
     return path in targets and path.stat().st_size == targets[path].stat().st_size
 
@@ -109,29 +108,8 @@ def _as_folder(source: Path, root: Path) -> Iterator[Path]:
         raise UserError(f"{source} not found: give the UCF-101 folder or archive")
     with tempfile.TemporaryDirectory(dir=root.absolute().parent, prefix=".ucf101-") as name:
         print(f"unpacking {source} ...")
-        _unpack(source, Path(name))
+        unpack(source, Path(name))
         yield Path(name)
-
-
-def _unpack(archive: Path, folder: Path) -> None:
-    known = [suffix for _, suffixes, _ in shutil.get_unpack_formats() for suffix in suffixes]
-    try:
-        if archive.name.lower().endswith(tuple(known)):
-            shutil.unpack_archive(archive, folder)
-            return
-        for program, arguments in _EXTRACTORS.items():
-            if shutil.which(program):
-                filled = [
-                    argument.format(archive=archive.absolute(), folder=folder) for argument in arguments
-                ]
-                subprocess.run([program, *filled], check=True, stdin=subprocess.DEVNULL)
-                return
-    except (shutil.ReadError, EOFError, OSError, subprocess.CalledProcessError) as error:
-        raise UserError(f"{archive} cannot be unpacked ({error}): download it again or extract it") from None
-    raise UserError(
-        f"{archive} needs one of {', '.join(_EXTRACTORS)} to be unpacked: "
-        "install one, or extract it yourself and give the folder"
-    )
 
 
 def _link_or_copy(path: Path, target: Path) -> None:
