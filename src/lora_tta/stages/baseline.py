@@ -1,6 +1,7 @@
 """Stage ``baseline``: continuations of every clip without adaptation, and the yardsticks beside them."""
 
 import sys
+import time
 
 from lora_tta.errors import report_user_errors
 from lora_tta.experiment.pool import ClipTasks, clips_at_work
@@ -9,6 +10,7 @@ from lora_tta.records.clips import read_manifest
 from lora_tta.records.yardsticks import YARDSTICKS
 from lora_tta.stages.paths import BASELINE, BASELINE_COSTS, CLIPS, ENCODED, YARDSTICKS_FOLDER
 from lora_tta.stages.stage_params import load_measuring_params
+from lora_tta.tracking.reachable import check_store
 
 
 def main() -> None:
@@ -16,7 +18,9 @@ def main() -> None:
 
     ``yardsticks/<name>`` has a yardstick's tables (:mod:`lora_tta.records.yardsticks`), of the same clips.
     """
+    began = time.time_ns() // 1_000_000
     params = load_measuring_params()
+    check_store(params.tracking.uri)
     names = [yardstick.name for yardstick in YARDSTICKS]
     tasks = ClipTasks(params, CLIPS, ENCODED, read_manifest(CLIPS), [None, *names])
     with clips_at_work(tasks, "baseline") as arriving:
@@ -24,22 +28,12 @@ def main() -> None:
         from lora_tta.experiment.export import export_files, export_tables, strip
         from lora_tta.records.outcome import ClipFailure, ClipOutcome
         from lora_tta.records.results import write_costs
-        from lora_tta.tracking.mlflow_runs import (
-            log_clip,
-            log_settings,
-            log_summary,
-            log_yardsticks,
-            open_experiment,
-            tracked_run,
-        )
+        from lora_tta.tracking.mlflow_runs import log_clip, log_summary, log_yardsticks, stage_run
 
-        experiment_id = open_experiment(params.tracking)
+        settings = params.model_dump(mode="json", include={"model", "preprocess", "generation"})
         outcomes, failures = [], []
         measured: dict[str, list[ClipOutcome]] = {name: [] for name in names}
-        with atomic(BASELINE) as folder, tracked_run(experiment_id, "baseline", "baseline") as run_id:
-            log_settings(
-                run_id, params.model_dump(mode="json", include={"model", "preprocess", "generation"})
-            )
+        with stage_run(params, "baseline", settings, CLIPS, began) as run, atomic(BASELINE) as folder:
             for arms in arriving:
                 # A clip without one of the yardsticks could not be read against it.
                 if failed := [arm for arm in arms if isinstance(arm, ClipFailure)]:
@@ -50,12 +44,12 @@ def main() -> None:
                     measured[name].append(other)
                 outcomes.append(outcome)
                 export_files(folder, outcome)
-                log_clip(run_id, outcome, strip(CLIPS, outcome))
+                log_clip(run, outcome, strip(CLIPS, outcome))
             export_tables(folder, outcomes, failures)
             for name in names:
                 export_tables(folder / YARDSTICKS_FOLDER / name, measured[name])
-            log_summary(run_id, outcomes)
-            log_yardsticks(run_id, measured)
+            log_summary(run, outcomes)
+            log_yardsticks(run, measured)
         write_costs(BASELINE_COSTS, [outcome.result for outcome in outcomes])
     for failure in failures:
         print(f"baseline: {failure.clip.clip_id} failed and is left out: {failure.reason}")
