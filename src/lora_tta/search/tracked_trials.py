@@ -64,7 +64,7 @@ def log_missing_trials(
     Returns:
         The number of runs that were made.
     """
-    known = ended_keys(store, study.study_name)
+    known = ended_keys(store, f"{study.study_name}/")
     missing = [trial for trial in trials if trial_key(study, trial.number) not in known]
     for trial in missing:
         title, key = trial_title(trial.number, point_of(trial)), trial_key(study, trial.number)

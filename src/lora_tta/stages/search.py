@@ -12,6 +12,7 @@ from lora_tta.records.metric_table import COSTS
 from lora_tta.records.point import describe
 from lora_tta.records.search_folders import SearchFolders
 from lora_tta.search.launch import WORKER_MODULE, run_local_workers, run_slurm_workers, run_worker_here
+from lora_tta.stages.baseline import log_missing
 from lora_tta.stages.paths import BEST, CLIPS, ENCODED, FIGURES, SLURM_LOGS, STUDY, TRIALS
 from lora_tta.stages.stage_params import load_measuring_params
 from lora_tta.tracking.reachable import check_store
@@ -130,6 +131,8 @@ def _conclude(params: Params, clips: Sequence[Clip]) -> None:
         with store_errors(store.uri):
             if made := log_missing_trials(store, study, trials, params, runner, clips):
                 print(f"{made} trials that MLflow did not have were logged again")
+            if log_missing(store, params, runner):
+                print("the baseline, which MLflow did not have, was logged again")
             log_study(
                 store,
                 study.study_name,

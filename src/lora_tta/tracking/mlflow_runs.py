@@ -118,6 +118,12 @@ def log_dataset(run: OpenRun, data_root: Path, clips: Path) -> None:
     )
 
 
+def stage_key(params: Params, kind: str, settings: Mapping[str, object], clips: Path) -> str:
+    """The key of a stage's run: the same for the same settings, clips and code."""
+    parts = [settings, params.evaluation.lpips, file_sha256(clips / MANIFEST_NAME), code_version(WORK)]
+    return f"{kind}/{digest({'parts': parts})[:16]}"
+
+
 @contextmanager
 def stage_run(
     params: Params, kind: str, settings: Mapping[str, object], clips: Path, started: int
@@ -133,10 +139,8 @@ def stage_run(
     """
     store = open_experiment(params.tracking, params.cache.path)
     manifest = file_sha256(clips / MANIFEST_NAME)
-    parts = [settings, params.evaluation.lpips, manifest, code_version(WORK)]
-    key = f"{kind}/{digest({'parts': parts})[:16]}"
     name = f"{kind} on {params.data.root.name or 'data'} {manifest[:6]}"
-    with tracked_run(store, name, kind, key, started=started) as run:
+    with tracked_run(store, name, kind, stage_key(params, kind, settings, clips), started=started) as run:
         log_settings(run, settings)
         log_dataset(run, params.data.root, clips)
         yield run
@@ -290,8 +294,8 @@ def show_columns(store: Store, search: SearchParams, primary: str) -> None:
     names = [f"params.`{name}`" for name in search.space]
     ends = ("", "_gain", "_gain_low", "_gain_high")
     names += [f"metrics.`{primary}{end}`" for end in ends]
-    state = {"selectedColumns": ["attributes.`Dataset`", *names, f"tags.`{STATE_TAG}`"]}
-    store.client.set_experiment_tag(store.experiment_id, f"{VIEW_TAG}{VIEW}", json.dumps(state))
+    state = json.dumps({"selectedColumns": [*names, f"tags.`{STATE_TAG}`"]})
+    store.client.set_experiment_tag(store.experiment_id, f"{VIEW_TAG}{VIEW}", state)
 
 
 def view_link(store: Store, address: str) -> str:
@@ -319,13 +323,16 @@ def _gain(
     split: Split,
     evaluation: EvaluationParams,
 ) -> tuple[str, dict[str, float]]:
-    """The gain in the primary metric in a sentence, and the ends of its interval by their names."""
+    """The primary metric and its gain in a sentence, and the ends of the gain's interval by their names."""
     after, before = (
         [outcome.result for outcome in side if outcome.clip.split == split] for side in (outcomes, baseline)
     )
     row = metric(evaluation.primary)
-    if not (after and before and row.name in metric_names(after)):
+    if not (after and row.name in metric_names(after)):
         return f"no {split} clip with {row.label}", {}
+    if not before:
+        mean = f"{row.label} {mean_metrics(after)[row.name]:.{row.decimals}f} {row.unit}".rstrip()
+        return f"{mean} without adaptation, {len(after)} {split} clips", {}
     found = paired_comparison(
         np.array([result.by_sample(row.name) for result in before]),
         np.array([result.by_sample(row.name) for result in after]),
@@ -334,11 +341,11 @@ def _gain(
         evaluation.seed,
     )
     sentence = f"{row.label} {found.adapted:.{row.decimals}f} {row.unit}".rstrip()
-    sentence += f", {found.difference:+.{row.difference_decimals}f} over no adaptation"
+    sentence += f", {found.difference:+z.{row.difference_decimals}f} over no adaptation"
     ends = {"low": found.interval_low, "high": found.interval_high}
     ends = {f"{row.name}_gain_{end}": value for end, value in ends.items() if math.isfinite(value)}
     if ends:
-        sentence += f" ({', '.join(f'{value:+.{row.difference_decimals}f}' for value in ends.values())})"
+        sentence += f" ({', '.join(f'{value:+z.{row.difference_decimals}f}' for value in ends.values())})"
     return f"{sentence}, {found.clips} {split} clips", ends
 
 

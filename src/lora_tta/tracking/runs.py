@@ -215,17 +215,16 @@ def find_runs(store: Store, key: str) -> list[Run]:
     return _search(store, f"tags.`{KEY_TAG}` = '{key}'")
 
 
-def ended_keys(store: Store, parent_key: str) -> set[str]:
-    """Keys of the runs below a study that are complete in the store, or kept to be sent."""
-    of_study = f"{parent_key}/"
+def ended_keys(store: Store, beginning: str) -> set[str]:
+    """Those keys that begin like this and whose runs are complete in the store, or kept to be sent."""
     keys = {
         run.data.tags[KEY_TAG]
-        for run in _search(store, f"tags.`{KEY_TAG}` LIKE '{of_study}%'")
+        for run in _search(store, f"tags.`{KEY_TAG}` LIKE '{beginning}%'")
         if run.info.status in ("FINISHED", "FAILED")
     }
     for path in store.unsent.glob(f"*/{IDENTITY}"):
         key = json.loads(path.read_text())["key"]
-        if key.startswith(of_study) and _is_complete(path.parent):
+        if key.startswith(beginning) and _is_complete(path.parent):
             keys.add(key)
     return keys
 
