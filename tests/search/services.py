@@ -36,9 +36,9 @@ def find_program(name: str) -> str:
     return path
 
 
-def wait_for(ready: Callable[[], bool], name: str, log: Path) -> None:
+def wait_for(ready: Callable[[], bool], name: str, log: Path, seconds: float = START_SECONDS) -> None:
     """Wait until a service answers; skip with the end of its log if it does not."""
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + seconds
     while not ready():
         if time.monotonic() > deadline:
             tail = log.read_text(errors="replace")[-500:] if log.exists() else "no log"
@@ -176,5 +176,6 @@ def mlflow_server(folder: Path, port: int) -> Iterator[str]:
             return False
 
     with daemon(command, folder / "server.log"):
-        wait_for(is_up, "MLflow", folder / "server.log")
+        # It imports for half a minute where others use the machine too.
+        wait_for(is_up, "MLflow", folder / "server.log", seconds=150)
         yield address

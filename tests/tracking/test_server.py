@@ -105,6 +105,22 @@ def test_a_database_server_that_is_down_is_one_line(params):
         )
 
 
+def test_a_try_that_failed_while_the_store_was_away_is_not_sent_beside_the_one_that_succeeded(params):
+    store = open_experiment(params.tracking, params.cache.path)
+    database = Path(params.tracking.uri.removeprefix("sqlite:///"))
+    hidden = database.rename(database.with_suffix(".hidden"))
+    database.mkdir()
+    with pytest.raises(OSError, match="full"), tracked_run(store, "run", "trial", "study/0"):
+        raise OSError("full")
+    with tracked_run(store, "run", "trial", "study/0") as run:
+        run.send(params={"rank": "4"})
+    database.rmdir()
+    hidden.rename(database)
+    store = open_experiment(params.tracking, params.cache.path)
+    (sent,) = store.client.search_runs([store.experiment_id])
+    assert (sent.info.status, sent.data.params) == ("FINISHED", {"rank": "4"})
+
+
 def test_what_is_kept_for_one_store_is_not_sent_to_another(params, tmp_path, empty_database):
     store = open_experiment(params.tracking, params.cache.path)
     database = Path(params.tracking.uri.removeprefix("sqlite:///"))

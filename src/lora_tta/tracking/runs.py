@@ -79,6 +79,7 @@ class OpenRun:
         self.run_id: str | None = None
         self.has_ended = False
         self._folder.parent.mkdir(parents=True, exist_ok=True)
+        _drop_failed(store, identity.key)
         self._lock.acquire(timeout=0)
         write_text(self._folder / IDENTITY, json.dumps(asdict(identity)))
         try:
@@ -300,14 +301,30 @@ def _send_folder(store: Store, folder: Path) -> None:
     shutil.rmtree(folder)
 
 
+def _drop_failed(store: Store, key: str) -> None:
+    """Forget what is kept of earlier tries of the same work that failed."""
+    for path in store.unsent.glob(f"*/{IDENTITY}"):
+        try:
+            with _lock_of(path.parent):
+                if json.loads(path.read_text())["key"] == key and _status(path.parent) == "FAILED":
+                    shutil.rmtree(path.parent)
+        except (Timeout, FileNotFoundError):  # of a living process, or sent by one
+            continue
+
+
 def _entries(folder: Path) -> Sequence[Path]:
     return sorted(path for path in folder.glob("*.json") if path.name != IDENTITY)
 
 
 def _is_complete(folder: Path) -> bool:
     """Whether the end of the run is among what is kept."""
+    return _status(folder) is not None
+
+
+def _status(folder: Path) -> str | None:
+    """The status at the end of a run, None if that is not among what is kept."""
     entries = _entries(folder)
-    return bool(entries) and "status" in json.loads(entries[-1].read_text())
+    return json.loads(entries[-1].read_text()).get("status") if entries else None
 
 
 def _search(store: Store, condition: str, view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
