@@ -53,10 +53,10 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's tables in SQLite. Making them takes seconds, so tests that need a store copy the file."""
-    from lora_tta.tracking.mlflow_runs import _create_database
+    from lora_tta.tracking.store import create_database
 
     path = tmp_path_factory.mktemp("mlflow") / "empty.db"
-    _create_database(path, path.parent)
+    create_database(path, path.parent.as_uri())
     return path
 
 

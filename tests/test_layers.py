@@ -9,7 +9,7 @@ import pytest
 from lora_tta.cache.closure import all_modules, import_closure, module_file, own_imports
 
 FLOORS = [
-    ["errors", "files", "imports", "peak_memory"],
+    ["errors", "files", "imports", "peak_memory", "places"],
     ["records"],
     ["config"],
     ["data"],
@@ -32,7 +32,7 @@ OPEN_TO_THE_ANNEX = {"data", "models", "records", "files", "errors", "evaluation
 MAX_LINES = 400
 LONGER = {
     "lora_tta.config": "one section for each of params.yaml, which is parsed in one place",
-    "lora_tta.models.transformer": "one network, whose parts are read against the published ones side by side"
+    "lora_tta.models.transformer": "one network, whose parts are read against the published ones",
 }
 # Only the rooms of methods and models know what these are.
 NAMES_OF_METHODS_AND_MODELS = re.compile(

@@ -6,14 +6,15 @@ errors that name the key.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StrictBool,
@@ -27,13 +28,18 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from lora_tta.errors import UserError
+from lora_tta.places import checked_name, checked_store, without_password
 from lora_tta.records.metric_table import COSTS, METRICS, TRAINED_NAME
 from lora_tta.records.point import Point
 
 # The models by the name of their module in `lora_tta.backbones`.
 BACKBONES = {"opensora": "Open-Sora v2.0"}
-# The beginning of the URL of a SQLite file.
-SQLITE = "sqlite:///"
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    """A proposal for a wrong name, empty if it resembles none."""
+    near = get_close_matches(name, names, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def _one_of(kind: str, names: Mapping[str, object]) -> AfterValidator:
@@ -41,9 +47,7 @@ def _one_of(kind: str, names: Mapping[str, object]) -> AfterValidator:
 
     def check(name: str) -> str:
         if name not in names:
-            near = get_close_matches(name, names, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            raise ValueError(f"{name!r} is no {kind}{hint}; known are {', '.join(names)}")
+            raise ValueError(f"{name!r} is no {kind}{_nearest(name, names)}; known are {', '.join(names)}")
         return name
 
     return AfterValidator(check)
@@ -60,7 +64,11 @@ def _regular_expression(text: str) -> str:
 # Strict, so that a boolean is no number.
 PositiveInt = Annotated[StrictInt, Field(ge=1)]
 NonNegativeInt = Annotated[StrictInt, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+FiniteFloat = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+PositiveFloat = Annotated[FiniteFloat, Field(gt=0)]
+Name = Annotated[str, AfterValidator(checked_name)]
+PathOrURI = Annotated[str, BeforeValidator(lambda place: str(place) if isinstance(place, Path) else place)]
+BETTER = {row.name: row.direction for row in METRICS}
 Measured = Annotated[
     str, _one_of("metric or cost", {row.name: row for rows in (METRICS, COSTS) for row in rows})
 ]
@@ -121,7 +129,7 @@ class ModelParams(Section):
     device: Literal["auto", "cpu", "cuda"]
     dtype: Literal["float32", "bfloat16"]
     num_threads: PositiveInt
-    accelerate: bool
+    accelerate: StrictBool
 
 
 class LoraParams(Section):
@@ -202,7 +210,7 @@ class AdaptationParams(Section):
     learning_rate: PositiveFloat
     num_steps: PositiveInt
     stopping: StoppingParams | None
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    weight_decay: Annotated[FiniteFloat, Field(ge=0)]
     warmup_steps: NonNegativeInt
     max_grad_norm: PositiveFloat
     seed: NonNegativeInt
@@ -239,9 +247,9 @@ class GenerationParams(Section):
     """
 
     num_inference_steps: PositiveInt
-    guidance_scale: Annotated[float, Field(ge=1, allow_inf_nan=False)]
-    image_guidance_scale: Annotated[float, Field(ge=1, allow_inf_nan=False)]
-    guidance_oscillation: bool
+    guidance_scale: Annotated[FiniteFloat, Field(ge=1)]
+    image_guidance_scale: Annotated[FiniteFloat, Field(ge=1)]
+    guidance_oscillation: StrictBool
     num_samples: PositiveInt
     seed: NonNegativeInt
 
@@ -265,12 +273,30 @@ class SearchObjective(Section):
     metric: Measured
     direction: Literal["minimize", "maximize"]
 
+    @model_validator(mode="after")
+    def _better_is_better(self) -> Self:
+        better = BETTER.get(self.metric, "minimize")
+        if self.direction != better:
+            word = "higher" if better == "maximize" else "lower"
+            raise ValueError(f"{self.metric} is better the {word} it is: direction must be {better}")
+        return self
+
 
 class Constraint(Section):
     """A mean over clips that a trial should keep at or below a value to count as feasible."""
 
     metric: Measured
-    at_most: Annotated[float, Field(allow_inf_nan=False)]
+    at_most: FiniteFloat
+
+    @model_validator(mode="after")
+    def _can_be_met(self) -> Self:
+        lowest = {row.name: row.lowest for row in METRICS}.get(self.metric)
+        # A cost is above zero.
+        if self.at_most <= 0 if lowest is None else self.at_most < lowest:
+            raise ValueError(
+                f"no trial can have {self.metric} at most {self.at_most:g}: it is never below {lowest or 0:g}"
+            )
+        return self
 
 
 Choices = Annotated[list[StrictBool | StrictInt | StrictFloat | StrictStr], Field(min_length=1)]
@@ -284,8 +310,8 @@ class SearchParams(Section):
     ``storage`` is null for a journal file in the cache's folder, or the URL of a database.
     """
 
-    study_name: str
-    storage: str | None
+    study_name: Name
+    storage: Annotated[str, AfterValidator(without_password)] | None
     n_trials: PositiveInt
     num_clips: PositiveInt | None
     sampler: Literal["grid", "random", "tpe", "gp", "qmc", "nsgaii"]
@@ -341,11 +367,14 @@ class WorkersParams(Section):
 
 
 class TrackingParams(Section):
-    """MLflow: the store and the experiment the runs go to."""
+    """MLflow: the store and the experiment the runs go to.
 
-    uri: str
-    artifact_root: Path
-    experiment: str
+    ``artifact_root`` is a path or a URI that MLflow takes. A server (``http``) has its own place instead.
+    """
+
+    uri: Annotated[str, AfterValidator(checked_store)]
+    artifact_root: PathOrURI
+    experiment: Name
 
 
 class CacheParams(Section):
@@ -425,4 +454,18 @@ def _problem(item: Mapping[str, Any]) -> str:
     """One error of pydantic as ``section.key: message``."""
     place = ".".join(str(part) for part in item["loc"])
     message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "extra_forbidden":
+        *section, key = item["loc"]
+        message = f"unknown key{_nearest(str(key), _keys_of(section))}"
     return f"{place}: {message}" if place else message
+
+
+def _keys_of(section: Iterable[int | str]) -> Iterable[str]:
+    """The keys that a section has, which is given by its place in the file."""
+    kind: type[BaseModel] = Params
+    for key in section:
+        if key in kind.model_fields:
+            annotation = kind.model_fields[str(key)].annotation
+            parts = (annotation, *get_args(annotation))
+            kind = next(part for part in parts if isinstance(part, type) and issubclass(part, BaseModel))
+    return kind.model_fields

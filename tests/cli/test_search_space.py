@@ -86,7 +86,7 @@ def test_a_choice_that_is_no_value_of_its_setting_is_refused_and_named(workspace
     ("assignment", "list_name"),
     [
         (
-            "search.objectives=[{metric: psnr, direction: maximize}, {metric: psnr, direction: minimize}]",
+            "search.objectives=[{metric: psnr, direction: maximize}, {metric: psnr, direction: maximize}]",
             "objectives",
         ),
         ("search.constraints=[{metric: psnr, at_most: 9}, {metric: psnr, at_most: 8}]", "constraints"),
@@ -113,6 +113,37 @@ def test_a_wrong_name_of_a_metric_is_refused_with_the_nearest_one(
     message = refusal(capsys, assignment)
     assert f"{key}: " in message
     assert f"did you mean {nearest}?" in message
+
+
+@pytest.mark.parametrize(
+    ("metric", "direction", "better"),
+    [
+        ("psnr", "minimize", "maximize"),
+        ("motion_error", "maximize", "minimize"),
+        ("lpips_untrained", "maximize", "minimize"),
+        ("peak_memory_mib", "maximize", "minimize"),
+    ],
+)
+def test_an_objective_in_the_wrong_direction_is_refused(workspace, capsys, metric, direction, better):
+    message = refusal(capsys, f"search.objectives=[{{metric: {metric}, direction: {direction}}}]")
+    assert f"search.objectives.0: {metric} is better the " in message
+    assert f"direction must be {better}\n" in message
+
+
+@pytest.mark.parametrize(
+    ("metric", "limit"),
+    [("adapt_seconds_per_clip", 0), ("psnr", -1), ("ssim", -1.5), ("motion_error", -1e-9)],
+)
+def test_a_constraint_that_nothing_can_meet_is_refused(workspace, capsys, metric, limit):
+    message = refusal(capsys, f"search.constraints=[{{metric: {metric}, at_most: {limit}}}]")
+    assert f"search.constraints.0: no trial can have {metric} at most {limit:g}" in message
+
+
+@pytest.mark.parametrize("limit", ["true", "'9'"])
+def test_a_limit_that_is_no_number_is_refused(workspace, capsys, limit):
+    assert "search.constraints.0.at_most: " in refusal(
+        capsys, f"search.constraints=[{{metric: psnr, at_most: {limit}}}]"
+    )
 
 
 @pytest.mark.parametrize("limit", [".inf", ".nan"])

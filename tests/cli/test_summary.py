@@ -60,6 +60,16 @@ def test_summary_compares_every_metric_and_cost_and_names_the_report(finished_ru
     assert f"report: {REPORT}" in lines
 
 
+def test_summary_says_that_no_trial_was_feasible(finished_run, capsys):
+    best = json.loads(BEST.read_text())
+    BEST.write_text(json.dumps(best | {"feasible": 0}))
+    assert main(["summary"]) == 0
+    assert printed(capsys)[1].startswith("no trial was feasible")
+    BEST.write_text(json.dumps(best | {"feasible": 2}))
+    assert main(["summary"]) == 0
+    assert not any("feasible" in line for line in printed(capsys))
+
+
 def test_summary_leaves_out_costs_that_were_not_measured_here(finished_run, capsys):
     ADAPT_COSTS.unlink()
     assert main(["summary"]) == 0

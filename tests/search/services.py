@@ -1,4 +1,4 @@
-"""Real services for a test: a single-node SLURM cluster and a PostgreSQL server, in a folder of their own.
+"""Real services for a test: SLURM on one node, PostgreSQL and MLflow servers, in a folder of their own.
 
 Each context manager skips the test, with the reason, where its programs are not installed or do not start.
 """
@@ -8,10 +8,12 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -34,9 +36,9 @@ def find_program(name: str) -> str:
     return path
 
 
-def wait_for(ready: Callable[[], bool], name: str, log: Path) -> None:
+def wait_for(ready: Callable[[], bool], name: str, log: Path, seconds: float = START_SECONDS) -> None:
     """Wait until a service answers; skip with the end of its log if it does not."""
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + seconds
     while not ready():
         if time.monotonic() > deadline:
             tail = log.read_text(errors="replace")[-500:] if log.exists() else "no log"
@@ -152,3 +154,28 @@ def postgresql_server(folder: Path) -> Iterator[str]:
 
         wait_for(created, "PostgreSQL", log)
         yield f"postgresql+psycopg://test@127.0.0.1:{port}/study"
+
+
+@contextmanager
+def mlflow_server(folder: Path, port: int) -> Iterator[str]:
+    """A tracking server that keeps runs and artifacts in ``folder``; yields its URL.
+
+    A later server in the same folder has what an earlier one had.
+    """
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--workers", "1"]
+    command += ["--artifacts-destination", str(folder / "artifacts")]
+    address = f"http://127.0.0.1:{port}"
+
+    def is_up() -> bool:
+        try:
+            with urlopen(f"{address}/health", timeout=1):
+                return True
+        except OSError:
+            return False
+
+    with daemon(command, folder / "server.log"):
+        # It imports for half a minute where others use the machine too.
+        wait_for(is_up, "MLflow", folder / "server.log", seconds=150)
+        yield address

@@ -26,7 +26,7 @@ def test_in_a_copy_the_cache_and_mlflow_are_those_of_the_repository(in_copy, tmp
     params = load_stage_params()
     assert params.cache.path == tmp_path / "repository/.cache/lora-tta"
     assert params.tracking.uri == f"sqlite:///{tmp_path}/repository/mlruns/mlflow.db"
-    assert params.tracking.artifact_root == tmp_path / "repository/mlruns/artifacts"
+    assert params.tracking.artifact_root == f"{tmp_path}/repository/mlruns/artifacts"
 
 
 def test_without_dvc_they_are_those_of_the_current_folder(in_copy, monkeypatch):
@@ -37,11 +37,13 @@ def test_without_dvc_they_are_those_of_the_current_folder(in_copy, monkeypatch):
 
 
 @pytest.mark.parametrize("uri", ["sqlite:////shared/mlflow.db", "https://mlflow.example.org"])
-def test_absolute_places_stay(in_copy, tmp_path, monkeypatch, uri):
+@pytest.mark.parametrize("root", ["/shared/runs", "s3://bucket/runs", "mlflow-artifacts:/", "file:///runs"])
+def test_absolute_places_stay(in_copy, tmp_path, monkeypatch, uri, root):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path / "repository"))
-    assert main(["params", f"tracking.uri={uri}", "cache.path=/shared/cache"]) == 0
+    settings = [f"tracking.uri={uri}", f"tracking.artifact_root={root}", "cache.path=/shared/cache"]
+    assert main(["params", *settings]) == 0
     params = load_stage_params()
-    assert params.tracking.uri == uri
+    assert (params.tracking.uri, params.tracking.artifact_root) == (uri, root)
     assert params.cache.path == Path("/shared/cache")
 
 

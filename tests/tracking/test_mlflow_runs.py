@@ -12,6 +12,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from plotly.graph_objects import Figure
 
 from lora_tta.data.video import write_video
 from lora_tta.errors import FailedWork
@@ -28,11 +29,10 @@ from lora_tta.tracking.mlflow_runs import (
     log_summary,
     log_yardsticks,
     open_experiment,
-    open_study_run,
-    open_trial_run,
     tag_state,
-    tracked_run,
 )
+from lora_tta.tracking.runs import study_run_id, tracked_run
+from lora_tta.tracking.store import Store
 
 STRIP = np.zeros((20, 40, 3), dtype=np.uint8)
 
@@ -65,34 +65,39 @@ def outcome_of(folder: Path, clip_id: str, psnr: float, adapted: bool = True) ->
 
 
 @pytest.fixture
-def experiment_id(params, empty_database):
+def store(params, empty_database) -> Store:
     shutil.copy(empty_database, params.tracking.uri.removeprefix("sqlite:///"))
-    return open_experiment(params.tracking)
+    return open_experiment(params.tracking, params.cache.path)
 
 
-def test_a_run_holds_means_clips_losses_adapters_videos_and_strips(experiment_id, tmp_path):
+def trial_of(store: Store, number: int):
+    """The run of a trial of the study ``study``."""
+    return tracked_run(store, f"trial {number}", "trial", f"study/{number}", "study")
+
+
+def test_a_run_holds_means_clips_losses_adapters_videos_and_strips(store, tmp_path):
     runs = [outcome_of(tmp_path, "a", 20.0), outcome_of(tmp_path, "b", 30.0)]
-    with tracked_run(experiment_id, "trial", "trial") as run_id:
-        log_settings(run_id, {"rank": 4, "adaptation": {"targets": ["attention"]}})
+    with tracked_run(store, "trial", "trial", "trial/0") as opened:
+        log_settings(opened, {"rank": 4, "adaptation": {"targets": ["attention"]}})
         for run in runs:
-            log_clip(run_id, run, STRIP)
-        log_summary(run_id, runs)
+            log_clip(opened, run, STRIP)
+        log_summary(opened, runs)
 
     client = mlflow.MlflowClient()
-    run = client.get_run(run_id)
+    run = client.get_run(opened.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params == {"rank": "4", "adaptation.targets": "['attention']"}
     assert run.data.metrics["psnr"] == 25
     assert run.data.metrics["adapt_seconds_per_clip"] == 3
     assert run.data.metrics["peak_memory_mib"] == 2
-    per_clip = client.get_metric_history(run_id, "psnr_per_clip")
+    per_clip = client.get_metric_history(opened.run_id, "psnr_per_clip")
     assert [(metric.step, metric.value) for metric in per_clip] == [(0, 20), (1, 30)]
-    losses = client.get_metric_history(run_id, "loss")
+    losses = client.get_metric_history(opened.run_id, "loss")
     assert [(metric.step, metric.value) for metric in losses] == [(1, 2.0), (2, 2.5)]
 
     files = {
-        path.relative_to(tmp_path / "artifacts" / run_id / "artifacts").as_posix()
-        for path in (tmp_path / "artifacts" / run_id / "artifacts").rglob("*.*")
+        path.relative_to(tmp_path / "artifacts" / opened.run_id / "artifacts").as_posix()
+        for path in (tmp_path / "artifacts" / opened.run_id / "artifacts").rglob("*.*")
     }
     assert {"videos/a.mp4", "videos/b.mp4", "adapters/a/adapter_model.safetensors", "clips.json"} <= files
     assert sum(name.startswith("images/a+step+0") and name.endswith(".png") for name in files) == 1
@@ -105,19 +110,21 @@ def artifacts_of(run_id: str, folder: Path) -> set[str]:
     return {f"{name.partition('+')[0]}.{name.rpartition('.')[2]}" if "+" in name else name for name in names}
 
 
-def test_a_clip_is_logged_by_itself_while_others_are_under_way(experiment_id, tmp_path):
-    with tracked_run(experiment_id, "trial", "trial") as run_id:
-        log_clip(run_id, outcome_of(tmp_path, "a", 20.0), STRIP)
-        first = artifacts_of(run_id, tmp_path)
+def test_a_clip_is_logged_by_itself_while_others_are_under_way(store, tmp_path):
+    with tracked_run(store, "trial", "trial", "trial/0") as opened:
+        log_clip(opened, outcome_of(tmp_path, "a", 20.0), STRIP)
+        first = artifacts_of(opened.run_id, tmp_path)
         assert {"videos/a.mp4", "adapters/a/adapter_config.json", "images/a.png"} <= first
-        assert not mlflow.MlflowClient().get_run(run_id).data.metrics
-        log_clip(run_id, outcome_of(tmp_path, "b", 30.0), STRIP)
-    assert {name.replace("a.", "b.") for name in first if "/a." in name} <= artifacts_of(run_id, tmp_path)
+        assert not mlflow.MlflowClient().get_run(opened.run_id).data.metrics
+        log_clip(opened, outcome_of(tmp_path, "b", 30.0), STRIP)
+    assert {name.replace("a.", "b.") for name in first if "/a." in name} <= artifacts_of(
+        opened.run_id, tmp_path
+    )
 
 
-def test_a_thread_without_an_active_run_logs_to_the_run_that_it_is_given(experiment_id, tmp_path):
+def test_a_thread_without_an_active_run_logs_to_the_run_that_it_is_given(store, tmp_path):
     runs = [outcome_of(tmp_path, "a", 20.0)]
-    with tracked_run(experiment_id, "trial", "trial") as run_id, ThreadPoolExecutor(1) as thread:
+    with tracked_run(store, "trial", "trial", "trial/0") as opened, ThreadPoolExecutor(1) as thread:
         for log, arguments in [
             (log_settings, ({"rank": 4},)),
             (log_running_mean, ("psnr", 20.0, 1)),
@@ -125,86 +132,82 @@ def test_a_thread_without_an_active_run_logs_to_the_run_that_it_is_given(experim
             (log_summary, (runs,)),
             (tag_state, ("complete",)),
         ]:
-            thread.submit(log, run_id, *arguments).result()
-    run = mlflow.MlflowClient().get_run(run_id)
+            thread.submit(log, opened, *arguments).result()
+    run = mlflow.MlflowClient().get_run(opened.run_id)
     assert run.data.params == {"rank": "4"}
     assert (run.data.metrics["running_psnr"], run.data.metrics["psnr"]) == (20, 20)
     assert run.data.tags["lora_tta.state"] == "complete"
-    assert {"videos/a.mp4", "clips.json", "clips.csv"} <= artifacts_of(run_id, tmp_path)
+    assert {"videos/a.mp4", "clips.json", "clips.csv"} <= artifacts_of(opened.run_id, tmp_path)
     (only_run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
-    assert only_run.info.run_id == run_id
+    assert only_run.info.run_id == opened.run_id
 
 
-def test_a_baseline_has_no_loss_and_no_adapters(experiment_id, tmp_path):
+def test_a_baseline_has_no_loss_and_no_adapters(store, tmp_path):
     outcome = outcome_of(tmp_path, "a", 20.0, adapted=False)
-    with tracked_run(experiment_id, "baseline", "baseline") as run_id:
-        log_clip(run_id, outcome, STRIP)
-        log_summary(run_id, [outcome])
-    run = mlflow.MlflowClient().get_run(run_id)
+    with tracked_run(store, "baseline", "baseline", "baseline/0") as opened:
+        log_clip(opened, outcome, STRIP)
+        log_summary(opened, [outcome])
+    run = mlflow.MlflowClient().get_run(opened.run_id)
     assert "loss" not in run.data.metrics
     assert not list((tmp_path / "artifacts").rglob("adapters"))
 
 
-def test_the_gain_over_the_baseline_is_that_on_the_same_clips(experiment_id, tmp_path):
+def test_the_gain_over_the_baseline_is_that_on_the_same_clips(store, tmp_path):
     for name in ("adapted", "baseline"):
         (tmp_path / name).mkdir()
     adapted = [outcome_of(tmp_path / "adapted", "a", 20.0), outcome_of(tmp_path / "adapted", "b", 30.0)]
     baseline = [outcome_of(tmp_path / "baseline", name, 24.0, adapted=False) for name in ("a", "b")]
-    with tracked_run(experiment_id, "trial", "trial") as run_id:
-        log_summary(run_id, adapted, baseline)
-    metrics = mlflow.MlflowClient().get_run(run_id).data.metrics
+    with tracked_run(store, "trial", "trial", "trial/0") as opened:
+        log_summary(opened, adapted, baseline)
+    metrics = mlflow.MlflowClient().get_run(opened.run_id).data.metrics
     assert (metrics["psnr"], metrics["psnr_gain"]) == (25, 1)
 
 
-def test_means_over_the_clips_that_chose_the_settings_have_names_of_their_own(experiment_id, tmp_path):
+def test_means_over_the_clips_that_chose_the_settings_have_names_of_their_own(store, tmp_path):
     outcomes = [outcome_of(tmp_path, name, psnr) for name, psnr in (("a", 40.0), ("b", 20.0), ("c", 22.0))]
     outcomes[0] = replace(outcomes[0], clip=replace(outcomes[0].clip, split="search"))
-    with tracked_run(experiment_id, "final", "final") as run_id:
-        log_summary(run_id, outcomes)
-    metrics = mlflow.MlflowClient().get_run(run_id).data.metrics
+    with tracked_run(store, "final", "final", "final/0") as opened:
+        log_summary(opened, outcomes)
+    metrics = mlflow.MlflowClient().get_run(opened.run_id).data.metrics
     assert (metrics["psnr"], metrics["search_clips/psnr"]) == (21, 40)
-    table = json.loads((tmp_path / "artifacts" / run_id / "artifacts" / "clips.json").read_text())
+    table = json.loads((tmp_path / "artifacts" / opened.run_id / "artifacts" / "clips.json").read_text())
     assert [row[table["columns"].index("split")] for row in table["data"]] == ["search", "test", "test"]
 
 
-def test_yardsticks_are_means_over_the_test_clips(experiment_id, tmp_path):
+def test_yardsticks_are_means_over_the_test_clips(store, tmp_path):
     runs = [
         outcome_of(tmp_path, clip_id, psnr, adapted=False) for clip_id, psnr in (("a", 20.0), ("b", 30.0))
     ]
     searched = replace(runs[1], clip=replace(runs[1].clip, split="search"))
-    with tracked_run(experiment_id, "baseline", "baseline") as run_id:
-        log_yardsticks(run_id, {"last_frame": [runs[0], searched], "other_seed": [searched]})
-    metrics = mlflow.get_run(run_id).data.metrics
+    with tracked_run(store, "baseline", "baseline", "baseline/0") as opened:
+        log_yardsticks(opened, {"last_frame": [runs[0], searched], "other_seed": [searched]})
+    metrics = mlflow.get_run(opened.run_id).data.metrics
     assert metrics["yardstick_last_frame/psnr"] == 20
     assert not any(name.startswith("yardstick_other_seed") for name in metrics)
 
 
-def test_trials_are_children_of_their_study(experiment_id):
-    study = open_study_run(experiment_id, "study")
-    trial = open_trial_run(experiment_id, "trial 0", "study/0", study)
-    with tracked_run(experiment_id, "trial 0", "trial", run_id=trial):
+def test_trials_are_children_of_their_study(store):
+    study = study_run_id(store, "study")
+    with trial_of(store, 0) as opened:
         pass
-    run = mlflow.MlflowClient().get_run(trial)
+    run = mlflow.MlflowClient().get_run(opened.run_id)
     assert run.data.tags["mlflow.parentRunId"] == study
     assert run.data.tags["lora_tta.kind"] == "trial"
     assert run.info.status == "FINISHED"
 
 
-def test_a_study_has_one_run_and_a_trial_taken_over_too(experiment_id):
-    study = open_study_run(experiment_id, "study")
-    assert open_study_run(experiment_id, "study") == study
-    left = open_trial_run(experiment_id, "trial 0", "study/0", study)
-    again = open_trial_run(experiment_id, "trial 0", "study/0", study)
-    other = open_trial_run(experiment_id, "trial 1", "study/1", study)
-    visible = {run.info.run_id for run in mlflow.MlflowClient().search_runs([experiment_id])}
-    assert visible == {study, again, other}
-    assert left not in visible
+def visible(store: Store) -> dict[str, tuple[str, str]]:
+    """Id and status of the visible runs by their keys."""
+    runs = store.client.search_runs([store.experiment_id])
+    found = {run.data.tags["lora_tta.key"]: (run.info.run_id, run.info.status) for run in runs}
+    assert len(found) == len(runs)
+    return found
 
 
-def test_a_clip_may_have_any_name(experiment_id, tmp_path):
+def test_a_clip_may_have_any_name(store, tmp_path):
     run = outcome_of(tmp_path, "söme (clip)", 20.0, adapted=False)
-    with tracked_run(experiment_id, "baseline", "baseline") as run_id:
-        log_clip(run_id, run, STRIP)
+    with tracked_run(store, "baseline", "baseline", "baseline/0") as opened:
+        log_clip(opened, run, STRIP)
     assert [path.name[:12] for path in tmp_path.rglob("images/*.png")] == ["s_me _clip_+"]
 
 
@@ -215,10 +218,10 @@ def test_a_clip_may_have_any_name(experiment_id, tmp_path):
         (RuntimeError("no space\nleft"), "RuntimeError: no space left"),
     ],
 )
-def test_a_run_that_raises_is_failed_and_shows_the_reason(experiment_id, error, reason):
-    with pytest.raises(type(error)), tracked_run(experiment_id, "trial", "trial") as run_id:
+def test_a_run_that_raises_is_failed_and_shows_the_reason(store, error, reason):
+    with pytest.raises(type(error)), tracked_run(store, "trial", "trial", "trial/0") as opened:
         raise error
-    run = mlflow.MlflowClient().get_run(run_id)
+    run = mlflow.MlflowClient().get_run(opened.run_id)
     assert run.info.status == "FAILED"
     assert run.data.tags["lora_tta.failure"] == reason
     assert reason in run.data.tags["mlflow.note.content"]
@@ -226,52 +229,67 @@ def test_a_run_that_raises_is_failed_and_shows_the_reason(experiment_id, error, 
 
 
 def test_the_best_trial_is_tagged_and_its_adapters_become_the_best_version_of_the_model(
-    experiment_id, params, tmp_path
+    store, params, tmp_path
 ):
-    study = open_study_run(experiment_id, "study")
-    run_ids = [
-        open_trial_run(experiment_id, f"trial {number}", f"study/{number}", study) for number in (0, 1)
-    ]
-    for run_id in run_ids:
-        with tracked_run(experiment_id, "trial", "trial", run_id=run_id):
-            pass
+    study = study_run_id(store, "study")
+    run_ids = []
+    for number in (0, 1):
+        (tmp_path / str(number)).mkdir()
+        with trial_of(store, number) as opened:
+            log_clip(opened, outcome_of(tmp_path / str(number), "a", 20.0), STRIP)
+        run_ids.append(opened.run_id)
     trials = pd.DataFrame({"trial": [0, 1], "psnr": [20.0, 21.0]})
     client, name = mlflow.MlflowClient(), params.tracking.experiment
     for best in (0, 1):  # as when a longer study has found a better one
-        log_study(experiment_id, "study", f"study/{best}", {"rank": 4}, trials, {})
-        tagged = client.search_runs([experiment_id], f"tags.`{BEST_TAG}` = 'study'")
+        log_study(store, "study", f"study/{best}", {"rank": 4}, "the result", trials, {})
+        tagged = client.search_runs([store.experiment_id], f"tags.`{BEST_TAG}` = 'study'")
         assert [run.info.run_id for run in tagged] == [run_ids[best]]
         assert client.get_model_version_by_alias(name, "best").run_id == run_ids[best]
     run = client.get_run(study)
     assert run.data.tags["best.run"] == run_ids[1]
     assert run.data.tags["best.rank"] == "4"
+    assert run.data.tags["mlflow.note.content"] == "the result"
     assert run.data.metrics["trials"] == 2
     assert run.info.status == "FINISHED"
 
 
-def test_a_study_whose_best_trial_has_no_run_is_logged_all_the_same(experiment_id, caplog):
-    study = open_study_run(experiment_id, "study")
-    log_study(experiment_id, "study", "study/0", {"rank": 4}, pd.DataFrame({"trial": [0]}), {})
-    assert mlflow.MlflowClient().get_run(study).info.status == "FINISHED"
-    assert "no run of the best trial, study/0" in caplog.text
+def test_a_best_trial_without_adapters_is_tagged_and_not_registered(store, params):
+    with trial_of(store, 0):
+        pass
+    log_study(store, "study", "study/0", {"rank": 4}, "the result", pd.DataFrame({"trial": [0]}), {})
+    assert visible(store).keys() == {"study", "study/0"}
+    assert not store.client.search_registered_models()
 
 
-def test_the_experiment_is_found_again(experiment_id, params):
-    assert open_experiment(params.tracking) == experiment_id
+def test_figures_are_shown_without_a_network(store, tmp_path):
+    figures = {"history": Figure()}
+    log_study(store, "study", "study/0", {}, "", pd.DataFrame({"trial": [0]}), figures)
+    (page,) = (tmp_path / "artifacts").rglob("figures/history.html")
+    text = page.read_text()
+    assert "<script src=" not in text
+    assert len(text) > 1_000_000
+
+
+def test_the_experiment_is_found_again(store, params):
+    again = open_experiment(params.tracking, params.cache.path)
+    assert again.experiment_id == store.experiment_id
 
 
 def test_a_process_killed_while_it_makes_the_database_leaves_nothing_in_the_way(params):
     command = (
-        "import sys; from lora_tta.config import TrackingParams; from lora_tta.tracking.mlflow_runs import "
-        "open_experiment; open_experiment(TrackingParams.model_validate_json(sys.argv[1]))"
+        "import sys; from pathlib import Path; from lora_tta.config import TrackingParams; "
+        "from lora_tta.tracking.mlflow_runs import open_experiment; "
+        "open_experiment(TrackingParams.model_validate_json(sys.argv[1]), Path(sys.argv[2]))"
     )
     database = Path(params.tracking.uri.removeprefix("sqlite:///"))
-    victim = subprocess.Popen([sys.executable, "-c", command, params.tracking.model_dump_json()])
+    victim = subprocess.Popen(
+        [sys.executable, "-c", command, params.tracking.model_dump_json(), params.cache.path]
+    )
     # Past the first tables, before the last.
     while not any(partial.stat().st_size > 20_000 for partial in database.parent.glob(".*.partial.db")):
         assert victim.poll() is None
     victim.kill()
     victim.wait()
     assert not database.exists()
-    open_experiment(params.tracking)
+    open_experiment(params.tracking, params.cache.path)
     assert database.exists()

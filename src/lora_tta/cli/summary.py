@@ -46,7 +46,10 @@ def run(arguments: argparse.Namespace) -> None:
         read_failures(BASELINE) | read_failures(ADAPT),
     )
     left_out = f" ({len(failures)} failed and left out)" if failures else ""
-    print(f"{clips} test clips{left_out}, best of {best['trials']} trials: {describe(best['point'])}\n")
+    print(f"{clips} test clips{left_out}, best of {best['trials']} trials: {describe(best['point'])}")
+    if best.get("feasible") == 0:
+        print("no trial was feasible: each broke one of search.constraints, the best one too")
+    print()
     header = f"{'generated frames':<27}{'baseline':>10}{'adapted':>10}{'difference':>12}  "
     print(f"{header}{'95 % interval':<20}improved")
     for name, values in comparisons.items():

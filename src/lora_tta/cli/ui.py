@@ -1,10 +1,12 @@
 """``lora-tta ui``: serve the MLflow UI."""
 
 import argparse
-import subprocess
+import os
+import sys
 from typing import Any
 
-from lora_tta.config import load_params
+from lora_tta.places import SERVERS
+from lora_tta.stages.stage_params import load_stage_params
 
 
 def add_to(commands: Any) -> None:
@@ -15,6 +17,20 @@ def add_to(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Serve the store that ``tracking.uri`` names."""
-    uri = load_params().tracking.uri
-    subprocess.run(["mlflow", "ui", "--backend-store-uri", uri, "--port", str(arguments.port)], check=False)
+    """Print the page that compares the trials, and serve the store that ``tracking.uri`` names.
+
+    Raises:
+        UserError: the store does not answer.
+    """
+    from lora_tta.tracking.mlflow_runs import open_experiment, show_columns, view_link
+
+    params = load_stage_params()
+    store = open_experiment(params.tracking, params.cache.path)
+    show_columns(store, params.search, params.evaluation.primary)
+    has_server = store.uri.startswith(SERVERS)
+    address = store.uri.rstrip("/") if has_server else f"http://127.0.0.1:{arguments.port}"
+    print(f"trials, gains and intervals: {view_link(store, address)}", flush=True)
+    if not has_server:
+        command = ["mlflow", "ui", "--backend-store-uri", store.uri, "--port", str(arguments.port)]
+        # In place of this process, so that what ends it ends the server.
+        os.execv(sys.executable, [sys.executable, "-m", *command])  # noqa: S606

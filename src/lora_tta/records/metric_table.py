@@ -32,6 +32,7 @@ class Metric:
         measure: ``module:function``, see :mod:`lora_tta.evaluation.metrics`.
         meaning: one sentence.
         distance: the perceptual distance that it is measured with, None if it is measured with any.
+        lowest: no value is below.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Metric:
     measure: str
     meaning: str
     distance: str | None = None
+    lowest: float = 0.0
 
     @property
     def title(self) -> str:
@@ -113,6 +115,7 @@ METRICS = (
         weights=None,
         measure=f"{_FRAMES}:ssim",
         meaning="Structural similarity (Wang et al. 2004), mean over frames.",
+        lowest=-1.0,
     ),
     _LPIPS,
     replace(

@@ -3,6 +3,7 @@
 import os
 import threading
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -58,4 +59,6 @@ class Heartbeat:
 
     def _beat(self) -> None:
         while not self._stopped.wait(self._seconds):
-            self._own.touch()
+            # A disk that fails for a moment must not end the beats of a living worker.
+            with suppress(OSError):
+                self._own.touch()

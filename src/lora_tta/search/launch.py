@@ -1,7 +1,11 @@
 """Starting the workers of a study: in this process, in several on this machine, or on a SLURM cluster."""
 
+import multiprocessing
+import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import wait
@@ -19,16 +23,17 @@ from lora_tta.records.search_folders import SearchFolders
 
 WORKER_MODULE = "lora_tta.search.preloaded"
 POLL_SECONDS = 2
+INTERRUPTED = "interrupted: run again to go on; nothing that was finished is lost"
 
 
 def run_local_workers(params: Params, folders: SearchFolders, clips: Sequence[Clip], processes: int) -> None:
     """Run ``processes`` workers on this machine until the study is finished.
 
-    A worker that dies is not replaced; the others take its work over.
+    A worker that dies is not replaced; the others take its work over. All end with this process.
 
     Raises:
         UserError: the settings or the files are wrong, as the first worker that notices says; the others are
-            ended. Or all of them died.
+            ended. Or all of them died, or the user interrupted them.
     """
     context = forkserver(WORKER_MODULE)
     errors = context.SimpleQueue()
@@ -39,14 +44,18 @@ def run_local_workers(params: Params, folders: SearchFolders, clips: Sequence[Cl
     for worker in workers:
         worker.start()
     running = list(workers)
-    while running and errors.empty():
-        wait([worker.sentinel for worker in running])
-        running = [worker for worker in running if worker.is_alive()]
-    if not errors.empty():
+    try:
+        while running and errors.empty():
+            wait([worker.sentinel for worker in running])
+            running = [worker for worker in running if worker.is_alive()]
+    except KeyboardInterrupt:
+        raise UserError(INTERRUPTED) from None
+    finally:
         for worker in running:
             worker.terminate()
         for worker in workers:
             worker.join()
+    if not errors.empty():
         raise UserError(errors.get())
     if all(worker.exitcode for worker in workers):
         codes = ", ".join(str(worker.exitcode) for worker in workers)
@@ -60,6 +69,7 @@ def _work_in_process(
     errors: "SimpleQueue[str]", params: Params, folders: SearchFolders, clips: Sequence[Clip], index: int
 ) -> None:
     """Work, and hand an error on as one line."""
+    _follow_parent()
     try:
         take_gpu(index)
         run_worker_here(params, folders, clips, shows_progress=index == 0)
@@ -68,14 +78,36 @@ def _work_in_process(
         sys.exit(1)
 
 
+def _follow_parent() -> None:
+    """End this process when its parent ends, in whatever way, and not before at Ctrl-C."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    # Ctrl-C reaches every process of the terminal; the parent ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=follow, daemon=True).start()
+
+
 def run_worker_here(
     params: Params, folders: SearchFolders, clips: Sequence[Clip], shows_progress: bool = True
 ) -> None:
-    """Run one worker in this process."""
+    """Run one worker in this process.
+
+    Raises:
+        UserError: the settings or the files are wrong, or the user interrupted it.
+    """
     # Imported by workers alone: it takes seconds that the process which waits for them does without.
     from lora_tta.search.preloaded import run_worker
 
-    run_worker(params, folders, clips, shows_progress)
+    try:
+        run_worker(params, folders, clips, shows_progress)
+    except KeyboardInterrupt:
+        raise UserError(INTERRUPTED) from None
 
 
 class ClusterWorker(Checkpointable):
@@ -134,4 +166,7 @@ def _in_queue(job_ids: Sequence[str]) -> bool:
     # Not submitit's own waiting, which asks the accounting database: not every cluster has one.
     command = ["squeue", "--noheader", f"--jobs={','.join(job_ids)}"]
     listed = subprocess.run(command, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        # SLURM forgets jobs some minutes after their end. Any other failure tells nothing about them.
+        return "Invalid job id" not in listed.stderr
     return bool(listed.stdout.strip())

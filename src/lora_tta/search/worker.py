@@ -18,7 +18,7 @@ from lora_tta.experiment.runner import ClipRunner
 from lora_tta.records.clips import Clip
 from lora_tta.records.metric_table import COSTS
 from lora_tta.records.outcome import ClipOutcome
-from lora_tta.records.point import Point, describe
+from lora_tta.records.point import Point
 from lora_tta.records.results import mean_costs, mean_metrics
 from lora_tta.records.search_folders import SearchFolders
 from lora_tta.search.heartbeat import Heartbeat
@@ -33,17 +33,18 @@ from lora_tta.search.study import (
     point_of,
     trial_key,
 )
+from lora_tta.search.tracked_trials import trial_settings, trial_title
 from lora_tta.tracking.mlflow_runs import (
     log_clip,
+    log_dataset,
     log_running_mean,
     log_settings,
     log_summary,
     open_experiment,
-    open_study_run,
-    open_trial_run,
     tag_state,
-    tracked_run,
 )
+from lora_tta.tracking.runs import OpenRun, study_run_id, tracked_run
+from lora_tta.tracking.store import Store
 
 WORKER_ATTRIBUTE, TRIES_ATTRIBUTE = "worker", "tries"
 # A trial that failed may have met a passing fault, such as memory that another program took.
@@ -91,8 +92,8 @@ class Worker:
     def work(self) -> None:
         """Return when the study has all its trials finished."""
         with self._tracking_lock:
-            experiment_id = open_experiment(self.params.tracking)
-            parent_run_id = open_study_run(experiment_id, self.study.study_name)
+            store = open_experiment(self.params.tracking, self.params.cache.path)
+            study_run_id(store, self.study.study_name)
         progress = tqdm(
             total=self.search.num_trials, desc="search", unit="trial", disable=not self._shows_progress
         )
@@ -104,7 +105,7 @@ class Worker:
                 progress.update(len(self._trials(*FINISHED_STATES)) - progress.n)
                 trial = self._claim()
                 if trial is not None:
-                    self._run(trial, experiment_id, parent_run_id)
+                    self._run(trial, store)
                 elif not self._trials(TrialState.RUNNING):
                     break
                 elif not self._help():
@@ -134,21 +135,22 @@ class Worker:
                 trial.suggest_categorical(name, choices)
             return trial
 
-    def _run(self, trial: optuna.Trial, experiment_id: str, parent_run_id: str) -> None:
+    def _run(self, trial: optuna.Trial, store: Store) -> None:
         """Run a claimed trial on the clips, log it, and tell the study."""
-        title = f"trial {trial.number:03d}: {describe(point_of(trial))}"
-        key = trial_key(self.study, trial.number)
-        with self._tracking_lock:
-            run_id = open_trial_run(experiment_id, title, key, parent_run_id)
+        title = trial_title(trial.number, point_of(trial))
+        run_of_trial = tracked_run(
+            store,
+            title,
+            "trial",
+            trial_key(self.study, trial.number),
+            self.study.study_name,
+            is_owned=lambda: self._owns(trial),
+        )
         try:
-            with tracked_run(experiment_id, title, "trial", run_id=run_id), self.runner.working():
-                log_settings(
-                    run_id,
-                    dict(point_of(trial))
-                    | {"adaptation": self.params.adaptation.at(point_of(trial)).model_dump(mode="json")}
-                    | self.params.model_dump(mode="json", include={"generation", "model"}),
-                )
-                outcomes, baseline, pruned = self._run_clips(trial, title, run_id)
+            with run_of_trial as run, self.runner.working():
+                log_settings(run, trial_settings(self.params, point_of(trial)))
+                log_dataset(run, self.params.data.root, self.runner.clips_folder)
+                outcomes, baseline, pruned = self._run_clips(trial, title, run)
                 results = [outcome.result for outcome in outcomes]
                 means = mean_metrics(results) | mean_costs(results)
                 if not all_finite(means):
@@ -158,8 +160,8 @@ class Worker:
                     constraint.metric: means[constraint.metric] - constraint.at_most
                     for constraint in self.search.constraints
                 }
-                log_summary(run_id, outcomes, baseline, split="search")
-                tag_state(run_id, "pruned" if pruned else "complete")
+                log_summary(run, outcomes, baseline, "search", self.params.evaluation)
+                tag_state(run, "pruned" if pruned else "complete")
         except UserError:
             raise
         except Exception as error:
@@ -193,7 +195,7 @@ class Worker:
                 trial.set_user_attr(WORKER_ATTRIBUTE, None)
 
     def _run_clips(
-        self, trial: optuna.Trial, title: str, run_id: str
+        self, trial: optuna.Trial, title: str, run: OpenRun
     ) -> tuple[list[ClipOutcome], list[ClipOutcome], bool]:
         """The clips, until the pruner stops the trial; says whether it did.
 
@@ -205,7 +207,7 @@ class Worker:
             total=len(self.clips), desc=title, unit="clip", leave=False, disable=not self._shows_progress
         )
         with progress:
-            for number, future in self._begun_clips(trial, run_id):
+            for number, future in self._begun_clips(trial, run):
                 progress.update()
                 begun[number] = future
                 for other in begun.values():
@@ -213,17 +215,17 @@ class Worker:
                         other.result()  # A failure ends the trial at once.
                 # In the order of the clips, whichever was begun first: a running mean depends on it.
                 while len(values) in begun and (self._prunes or len(values) != number):
-                    self._report(trial, values, begun[len(values)].result()[0], run_id)
+                    self._report(trial, values, begun[len(values)].result()[0], run)
                 if self._prunes and len(begun) < len(self.clips) and trial.should_prune():
                     break
         pairs = [begun[number].result() for number in range(len(begun))]
         for adapted, _ in pairs[len(values) :]:
-            self._report(trial, values, adapted, run_id)
+            self._report(trial, values, adapted, run)
         pruned = len(pairs) < len(self.clips)
         return [adapted for adapted, _ in pairs], [before for _, before in pairs], pruned
 
     def _begun_clips(
-        self, trial: optuna.Trial, run_id: str
+        self, trial: optuna.Trial, run: OpenRun
     ) -> "Iterator[tuple[int, Future[tuple[ClipOutcome, ClipOutcome]]]]":
         """The numbers of all clips, each with its work once that has begun.
 
@@ -234,7 +236,7 @@ class Worker:
         while left:
             taken = len(left)
             for number, clip in list(left.items()):
-                if future := self._begin_clip(clip, point_of(trial), run_id):
+                if future := self._begin_clip(clip, point_of(trial), run):
                     del left[number]
                     yield number, future
             # One clip of another's, and not to its measurements: this trial's own may be ready before.
@@ -242,7 +244,7 @@ class Worker:
                 time.sleep(HELPER_SECONDS)
 
     def _begin_clip(
-        self, clip: Clip, point: Point, run_id: str
+        self, clip: Clip, point: Point, run: OpenRun
     ) -> "Future[tuple[ClipOutcome, ClipOutcome]] | None":
         """Begin a clip at a point and without adaptation, unless a helper works on the first.
 
@@ -256,19 +258,19 @@ class Worker:
 
         def log() -> tuple[ClipOutcome, ClipOutcome]:
             pair = adapted.result(), before.result()
-            log_clip(run_id, pair[0], strip(self.runner.clips_folder, *pair))
+            log_clip(run, pair[0], strip(self.runner.clips_folder, *pair))
             return pair
 
         return self.runner.beside.submit(log)
 
-    def _report(self, trial: optuna.Trial, values: list[float], outcome: ClipOutcome, run_id: str) -> None:
+    def _report(self, trial: optuna.Trial, values: list[float], outcome: ClipOutcome, run: OpenRun) -> None:
         """Add a clip's value to those of the trial, and tell the study and MLflow of it."""
         metric = self.search.objectives[0].metric
         values.append((mean_metrics([outcome.result]) | mean_costs([outcome.result]))[metric])
         if len(self.search.objectives) > 1:
             return
         mean = float(np.mean(values))
-        log_running_mean(run_id, metric, mean, len(values))
+        log_running_mean(run, metric, mean, len(values))
         # Wilcoxon's test pairs the values of single clips; the other pruners compare running means.
         trial.report(values[-1] if self.search.pruner == "wilcoxon" else mean, len(values) - 1)
 

@@ -12,8 +12,10 @@ from lora_tta.records.metric_table import COSTS
 from lora_tta.records.point import describe
 from lora_tta.records.search_folders import SearchFolders
 from lora_tta.search.launch import WORKER_MODULE, run_local_workers, run_slurm_workers, run_worker_here
+from lora_tta.stages.baseline import log_missing
 from lora_tta.stages.paths import BEST, CLIPS, ENCODED, FIGURES, SLURM_LOGS, STUDY, TRIALS
 from lora_tta.stages.stage_params import load_measuring_params
+from lora_tta.tracking.reachable import check_store
 
 
 def main(processes: int | None = None, cluster: str | None = None) -> None:
@@ -37,6 +39,7 @@ def main(processes: int | None = None, cluster: str | None = None) -> None:
             "no clip is for the search, since all clips show the same footage (the column group of "
             f"{CLIPS / MANIFEST_NAME}): add other videos to data.root"
         )
+    check_store(params.tracking.uri)
     folders = SearchFolders(CLIPS.absolute(), ENCODED.absolute(), STUDY.absolute())
     if cluster == "slurm":
         if asked == "auto":
@@ -67,6 +70,7 @@ def _conclude(params: Params, clips: Sequence[Clip]) -> None:
         best_trial,
         failure_of,
         finished_trials,
+        is_feasible,
         open_study,
         trial_key,
         trial_table,
@@ -74,11 +78,14 @@ def _conclude(params: Params, clips: Sequence[Clip]) -> None:
     )
     from lora_tta.search.study_export import export_study
     from lora_tta.search.study_figures import study_figures
-    from lora_tta.tracking.mlflow_runs import log_study, open_experiment
+    from lora_tta.search.tracked_trials import log_missing_trials
+    from lora_tta.tracking.mlflow_runs import log_study, open_experiment, show_columns
+    from lora_tta.tracking.store import store_errors
 
     # 1. The trials, all of which have to be there.
     num_trials = params.search.num_trials
-    study = open_study(STUDY, params, ClipRunner(params, CLIPS, ENCODED).study_identity(clips))
+    runner = ClipRunner(params, CLIPS, ENCODED)
+    study = open_study(STUDY, params, runner.study_identity(clips))
     trials = finished_trials(study, num_trials)
     if len(trials) < num_trials:
         raise UserError(
@@ -101,6 +108,12 @@ def _conclude(params: Params, clips: Sequence[Clip]) -> None:
         "point": best.params,
         "objectives": dict(zip(metrics, values_of(best), strict=True)),
     }
+    sentence = f"best of {len(trials)} trials: {describe(best.params)}, {summary['objectives']}"
+    if params.search.constraints:
+        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        summary["feasible"] = sum(is_feasible(trial) for trial in complete)
+        if not summary["feasible"]:
+            sentence += "; no trial was feasible: each broke one of search.constraints, the best one too"
     chosen = {item.metric for item in (*params.search.objectives, *params.search.constraints)}
     shown = optuna.create_study(directions=study.directions)
     shown.add_trials(trials)
@@ -111,16 +124,27 @@ def _conclude(params: Params, clips: Sequence[Clip]) -> None:
         write_text(FIGURES / f"{name}.json", figure.to_json())
     write_text(BEST, json.dumps(summary, indent=1) + "\n")
 
-    # 3. The study's run in MLflow.
-    log_study(
-        open_experiment(params.tracking),
-        study.study_name,
-        trial_key(study, best.number),
-        best.params | best.user_attrs[MEANS_ATTRIBUTE],
-        trial_table(trials, [cost.name for cost in COSTS]),
-        figures,
-    )
-    print(f"best of {len(trials)} trials: {describe(best.params)}, {summary['objectives']}")
+    # 3. MLflow's runs: the files above are whole without them.
+    print(sentence)
+    try:
+        store = open_experiment(params.tracking, params.cache.path)
+        with store_errors(store.uri):
+            if made := log_missing_trials(store, study, trials, params, runner, clips):
+                print(f"{made} trials that MLflow did not have were logged again")
+            if log_missing(store, params, runner):
+                print("the baseline, which MLflow did not have, was logged again")
+            log_study(
+                store,
+                study.study_name,
+                trial_key(study, best.number),
+                best.params | best.user_attrs[MEANS_ATTRIBUTE],
+                sentence,
+                trial_table(trials, [cost.name for cost in COSTS]),
+                figures,
+            )
+            show_columns(store, params.search, params.evaluation.primary)
+    except UserError as error:
+        print(f"MLflow does not show the end of this search, `lora-tta search` brings it up to date: {error}")
 
 
 if __name__ == "__main__":

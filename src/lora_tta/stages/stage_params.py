@@ -4,8 +4,9 @@ import json
 import os
 from pathlib import Path
 
-from lora_tta.config import SQLITE, Params, load_params
+from lora_tta.config import Params, load_params
 from lora_tta.errors import UserError
+from lora_tta.places import below
 from lora_tta.stages.paths import DISTANCE
 
 
@@ -20,15 +21,10 @@ def load_stage_params() -> Params:
     """
     params = load_params()
     repository = Path(os.environ.get("DVC_ROOT", "")).absolute()
-    tracking = params.tracking
-    uri = tracking.uri
-    if uri.startswith(SQLITE):
-        uri = f"{SQLITE}{repository / uri.removeprefix(SQLITE)}"
+    places = {name: below(repository, getattr(params.tracking, name)) for name in ("uri", "artifact_root")}
     return params.model_copy(
         update={
-            "tracking": tracking.model_copy(
-                update={"uri": uri, "artifact_root": repository / tracking.artifact_root}
-            ),
+            "tracking": params.tracking.model_copy(update=places),
             "cache": params.cache.model_copy(update={"path": repository / params.cache.path}),
         }
     )

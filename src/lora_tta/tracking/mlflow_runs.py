@@ -1,8 +1,10 @@
-"""MLflow runs: one parent a study, one child a trial, and the baseline and final runs beside them."""
+"""What MLflow shows: one parent run a study, one child a trial, and the runs of other stages beside them."""
 
-import logging
+import json
+import math
 import re
-import tempfile
+import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,21 +13,22 @@ from typing import get_args
 import mlflow
 import numpy as np
 import pandas as pd
-from filelock import FileLock
-from mlflow.entities import Metric, Param, Run
-from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
-from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-from mlflow.tracking.context.registry import resolve_tags
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
+from mlflow.tracking.multimedia import compress_image_size
+from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_LOGGED_IMAGES, MLFLOW_RUN_NOTE
+from PIL import Image
 from plotly.graph_objects import Figure
 
-from lora_tta.config import SQLITE, TrackingParams
-from lora_tta.errors import reason_of
+from lora_tta.cache.keys import code_version, digest
+from lora_tta.config import EvaluationParams, Params, SearchParams, TrackingParams
+from lora_tta.evaluation.statistics import paired_comparison
 from lora_tta.experiment.export import export_files, export_tables
-from lora_tta.files import atomic
-from lora_tta.records.arm_settings import SETTINGS
-from lora_tta.records.clips import Split
+from lora_tta.files import file_sha256
+from lora_tta.places import SQLITE
+from lora_tta.records.arm_settings import SETTINGS, write_settings
+from lora_tta.records.clips import MANIFEST_NAME, Split
+from lora_tta.records.metric_table import metric
 from lora_tta.records.outcome import ClipOutcome
 from lora_tta.records.point import flatten
 from lora_tta.records.results import (
@@ -35,94 +38,228 @@ from lora_tta.records.results import (
     loss_table,
     mean_costs,
     mean_metrics,
+    metric_names,
 )
+from lora_tta.tracking.reachable import check_store
+from lora_tta.tracking.runs import (
+    KEY_TAG,
+    STATE_TAG,
+    OpenRun,
+    find_runs,
+    send_unsent,
+    study_run_id,
+    tracked_run,
+)
+from lora_tta.tracking.store import Store, open_store
 
-KIND_TAG, KEY_TAG, BEST_TAG = "lora_tta.kind", "lora_tta.key", "lora_tta.best_of"
-STATE_TAG, FAILURE_TAG = "lora_tta.state", "lora_tta.failure"
-logger = logging.getLogger(__name__)
-# The most metrics that MLflow takes in one request.
-MAX_BATCH = 1000
+BEST_TAG = "lora_tta.best_of"
 NOT_IN_IMAGE_KEYS = r"[^a-zA-Z0-9_\-. ]"
+# MLflow adds up to 90 bytes to an image's key, and file names have 255 at most.
+MAX_IMAGE_KEY = 120
+CLIPS_JSON = "clips.json"
+# The module whose imports do the work of the stages.
+WORK = "lora_tta.experiment.runner"
+# The columns of the table of runs, in the state that the UI keeps of a shared view.
+VIEW_TAG, VIEW = "mlflow.sharedViewState.", "lora-tta"
 
 
-def open_experiment(params: TrackingParams) -> str:
-    """Point MLflow at the store and return the experiment's id, creating both where they are missing."""
-    if params.uri.startswith(SQLITE):
-        _create_database(Path(params.uri.removeprefix(SQLITE)), params.artifact_root)
+def open_experiment(params: TrackingParams, cache: Path) -> Store:
+    """Open the experiment as :func:`open_store`, and send what could not be sent before.
+
+    Args:
+        params: of the tracking.
+        cache: folder of the cache.
+    """
+    store = open_store(params, cache)
+    send_unsent(store)
+    return store
+
+
+def fetch_tables(params: TrackingParams, run_id: str, folder: Path) -> bool:
+    """Copy the tables of results of a run into a folder; False if there is no such run, or it has none.
+
+    Raises:
+        UserError: the store does not answer.
+    """
+    if params.uri.startswith(SQLITE) and not Path(params.uri.removeprefix(SQLITE)).exists():
+        return False  # MLflow would make one.
+    check_store(params.uri)
     mlflow.set_tracking_uri(params.uri)
-    experiment = mlflow.get_experiment_by_name(params.experiment)
-    if experiment is not None:
-        return experiment.experiment_id
-    params.artifact_root.mkdir(parents=True, exist_ok=True)
-    return mlflow.create_experiment(
-        params.experiment,
-        params.artifact_root.absolute().as_uri(),
-        # Opens the experiment in the UI on its runs, not on traces of language models.
-        tags={"mlflow.experimentKind": "custom_model_development"},
+    client = mlflow.MlflowClient()
+    try:
+        names = [artifact.path for artifact in client.list_artifacts(run_id)]
+        for name in (name for name in names if name.endswith(".csv") or name == SETTINGS):
+            client.download_artifacts(run_id, name, str(folder))
+    except MlflowException:
+        return False
+    return CLIPS_TABLE in names
+
+
+def log_settings(run: OpenRun, settings: Mapping[str, object]) -> None:
+    """Log nested settings as parameters of a run, named ``section.key``, and the sections as a file.
+
+    Parameters are text; the file is what an arm's folder has too.
+    """
+    sections = {name: value for name, value in settings.items() if isinstance(value, Mapping)}
+    run.send(
+        lambda folder: write_settings(folder, sections),
+        params={name: str(value) for name, value in flatten(settings).items()},
     )
 
 
-def _create_database(path: Path, artifact_root: Path) -> None:
-    """A SQLite database with MLflow's tables, whole or not at all.
+def log_dataset(run: OpenRun, data_root: Path, clips: Path) -> None:
+    """Log the manifest of the preprocessed clips as the run's data.
 
-    MLflow makes the tables in dozens of steps, and can't go on from where a killed process left them.
+    Args:
+        run: to log to.
+        data_root: folder of the raw clips, which the data is named after.
+        clips: folder of the preprocessed clips.
     """
-    if path.exists():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
-        if path.exists():
-            return
-        with atomic(path) as partial:
-            store = SqlAlchemyStore(f"{SQLITE}{partial}", artifact_root.absolute().as_uri())
-            store._dispose_engine()
+    manifest = clips / MANIFEST_NAME
+    run.send(
+        dataset={
+            "name": data_root.name or "data",
+            "digest": file_sha256(manifest)[:16],
+            "source_type": "local",
+            "source": json.dumps({"uri": f"{clips.name}/{MANIFEST_NAME}"}),
+        }
+    )
+
+
+def stage_key(params: Params, kind: str, settings: Mapping[str, object], clips: Path) -> str:
+    """The key of a stage's run: the same for the same settings, clips and code."""
+    parts = [settings, params.evaluation.lpips, file_sha256(clips / MANIFEST_NAME), code_version(WORK)]
+    return f"{kind}/{digest({'parts': parts})[:16]}"
 
 
 @contextmanager
-def tracked_run(experiment_id: str, name: str, kind: str, run_id: str | None = None) -> Iterator[str]:
-    """A run that is open inside the ``with`` and ends as FINISHED, or as FAILED with its reason.
+def stage_run(
+    params: Params, kind: str, settings: Mapping[str, object], clips: Path, started: int
+) -> Iterator[OpenRun]:
+    """The run of a stage, which takes the place of one with the same settings, clips and code.
 
     Args:
-        kind: ``study``, ``trial``, ``baseline`` or ``final``; a tag to filter by in the UI.
-        run_id: continue this run instead of creating one.
-
-    Yields:
-        The run's id.
+        params: of the pipeline.
+        kind: ``baseline`` or ``final``.
+        settings: that the run's results depend on.
+        clips: folder of the preprocessed clips.
+        started: when the stage began, in milliseconds of Unix time.
     """
-    tags = {KIND_TAG: kind}
-    with mlflow.start_run(run_id, experiment_id=experiment_id, run_name=name, tags=tags) as run:
-        try:
-            yield run.info.run_id
-        except Exception as error:
-            reason = reason_of(error)
-            mlflow.set_tags({FAILURE_TAG: reason, MLFLOW_RUN_NOTE: f"Failed: {reason}", STATE_TAG: "failed"})
-            raise
+    store = open_experiment(params.tracking, params.cache.path)
+    manifest = file_sha256(clips / MANIFEST_NAME)
+    name = f"{kind} on {params.data.root.name or 'data'} {manifest[:6]}"
+    with tracked_run(store, name, kind, stage_key(params, kind, settings, clips), started=started) as run:
+        log_settings(run, settings)
+        log_dataset(run, params.data.root, clips)
+        yield run
 
 
-def open_study_run(experiment_id: str, study_name: str) -> str:
-    """The id of the study's run, created if there is none. Not safe without a lock around it."""
-    runs = _find(experiment_id, study_name)
-    return runs[0].info.run_id if runs else _create(experiment_id, study_name, "study", study_name)
+def log_running_mean(run: OpenRun, measure: str, value: float, num_clips: int) -> None:
+    """Log the mean of a metric or cost over the first clips of a trial."""
+    run.send(metrics=[(f"running_{measure}", value, time.time_ns() // 1_000_000, num_clips)])
 
 
-def open_trial_run(experiment_id: str, name: str, key: str, parent_run_id: str) -> str:
-    """A new child run for a trial, in place of one that a killed process left half filled.
+def tag_state(run: OpenRun, state: str) -> None:
+    """Tag a run with the state of its trial."""
+    run.send(tags={STATE_TAG: state})
 
-    Not safe without a lock around it.
 
-    Args:
-        key: names the trial among all others; a tag by which its run is found again.
+def log_clip(run: OpenRun, outcome: ClipOutcome, strip: np.ndarray) -> None:
+    """Log a clip's files: ``adapters/<clip>``, ``videos/<clip>.mp4``, and a strip of frames.
+
+    The strip lies under the image key of the clip, so that the UI's image grid sets the runs side by side.
     """
-    for run in _find(experiment_id, key):
-        mlflow.MlflowClient().delete_run(run.info.run_id)
-    return _create(experiment_id, name, "trial", key, {MLFLOW_PARENT_RUN_ID: parent_run_id})
+
+    def write(folder: Path) -> None:
+        export_files(folder, outcome)
+        # As MLflow's own log_image names it, which takes no folder.
+        key = re.sub(NOT_IN_IMAGE_KEYS, "_", outcome.clip.clip_id)[:MAX_IMAGE_KEY]
+        stamp = f"{key}+step+0+timestamp+{time.time_ns() // 1_000_000}+{uuid.uuid4()}"
+        image = Image.fromarray(strip)
+        (folder / "images").mkdir()
+        image.save(folder / "images" / f"{stamp}.png")
+        compress_image_size(image).save(folder / "images" / f"{stamp}+compressed.webp")
+
+    run.send(write, tags={MLFLOW_LOGGED_IMAGES: "True"})
+
+
+def log_summary(
+    run: OpenRun,
+    outcomes: Sequence[ClipOutcome],
+    baseline: Sequence[ClipOutcome] = (),
+    split: Split = "test",
+    evaluation: EvaluationParams | None = None,
+) -> None:
+    """Log what the outcomes of clips come to.
+
+    - the mean of every metric over the clips of ``split`` under its own name, and over the other clips as
+      ``<other split>_clips/<metric>``;
+    - each clip's value as the ``<metric>_per_clip`` series whose step is its place in the manifest, and
+      all of them as the table ``clips.json``;
+    - with the ``baseline`` outcomes of the same clips, the mean difference from them as ``<metric>_gain``,
+      since means over different clips cannot be compared; with the settings of the ``evaluation`` also the
+      interval of the primary metric's, as ``<metric>_gain_low`` and ``_high``, and a description;
+    - the loss averaged over clips at every step;
+    - seconds per clip and peak memory;
+    - the tables of results.
+    """
+    results = [outcome.result for outcome in outcomes]
+    means: dict[str, float] = {}
+    for part in get_args(Split):
+        members, before = (
+            [outcome.result for outcome in side if outcome.clip.split == part]
+            for side in (outcomes, baseline)
+        )
+        if members:
+            prefix = "" if part == split else f"{part}_clips/"
+            means |= {f"{prefix}{name}": value for name, value in _means(members, before).items()}
+    if evaluation:
+        sentence, interval = _gain(outcomes, baseline, split, evaluation)
+        means |= interval
+        log_result(run, sentence)
+    metrics = [(name, value, 0, 0) for name, value in means.items()]
+    for index, result in enumerate(results):
+        metrics += [(f"{name}_per_clip", value, 0, index) for name, value in result.metrics.summary.items()]
+    losses = loss_table(results).groupby("step")["loss"].mean()
+    metrics += [("loss", float(loss), 0, int(str(step))) for step, loss in losses.items()]
+    table = clip_table(results).assign(split=[outcome.clip.split for outcome in outcomes])
+
+    def write(folder: Path) -> None:
+        export_tables(folder, outcomes)
+        table.to_json(folder / CLIPS_JSON, orient="split", index=False)
+
+    # The tag by which the UI finds tables.
+    tables = json.dumps([{"path": CLIPS_JSON, "type": "table"}])
+    run.send(write, metrics=metrics, tags={MLFLOW_LOGGED_ARTIFACTS: tables})
+
+
+def log_means(run: OpenRun, means: Mapping[str, float]) -> None:
+    """Log the means of a trial whose clips are not at hand."""
+    run.send(metrics=[(name, value, 0, 0) for name, value in means.items()])
+
+
+def log_yardsticks(run: OpenRun, outcomes: Mapping[str, Sequence[ClipOutcome]]) -> None:
+    """Log the means of each yardstick over the test clips, as ``yardstick_<name>/<metric>``."""
+    metrics = [
+        (f"yardstick_{name}/{measure}", value, 0, 0)
+        for name, of_clips in outcomes.items()
+        if (results := [outcome.result for outcome in of_clips if outcome.clip.split == "test"])
+        for measure, value in mean_metrics(results).items()
+    ]
+    run.send(metrics=metrics)
+
+
+def log_result(run: OpenRun, sentence: str) -> None:
+    """Log the result as the run's description."""
+    run.send(tags={MLFLOW_RUN_NOTE: sentence})
 
 
 def log_study(
-    experiment_id: str,
+    store: Store,
     study_name: str,
     best_key: str,
     best: Mapping[str, object],
+    sentence: str,
     trials: pd.DataFrame,
     figures: Mapping[str, Figure],
 ) -> None:
@@ -132,27 +269,46 @@ def log_study(
     named after the experiment, with the alias ``best``.
 
     Args:
-        best_key: of the best trial, as given to :func:`open_trial_run`.
+        store: of the runs.
+        study_name: of the study.
+        best_key: of the best trial's run.
         best: its settings and means, by name.
+        sentence: the result.
+        trials: one row a trial.
+        figures: by name; they are shown without a network.
     """
-    client = mlflow.MlflowClient()
-    best_run = next(iter(_find(experiment_id, best_key)), None)
-    with mlflow.start_run(open_study_run(experiment_id, study_name)):
-        mlflow.set_tags({f"best.{name}": value for name, value in best.items()})
-        mlflow.log_metric("trials", len(trials))
-        mlflow.log_text(trials.to_csv(index=False), "trials.csv")
-        for name, figure in figures.items():
-            mlflow.log_figure(figure, f"figures/{name}.html")
-    for run in client.search_runs([experiment_id], f"tags.`{BEST_TAG}` = '{study_name}'"):
+    client = store.client
+    study_run = study_run_id(store, study_name)
+    for name, value in ({f"best.{name}": value for name, value in best.items()}).items():
+        client.set_tag(study_run, name, value)
+    client.set_tag(study_run, MLFLOW_RUN_NOTE, sentence)
+    client.log_metric(study_run, "trials", len(trials))
+    client.log_text(study_run, trials.to_csv(index=False), "trials.csv")
+    for name, figure in figures.items():
+        client.log_text(study_run, figure.to_html(include_plotlyjs=True), f"figures/{name}.html")
+    client.set_terminated(study_run)
+    for run in client.search_runs([store.experiment_id], f"tags.`{BEST_TAG}` = '{study_name}'"):
         client.delete_tag(run.info.run_id, BEST_TAG)
-    if best_run is None:
-        logger.warning(
-            "MLflow has no run of the best trial, %s: it is neither tagged nor registered", best_key
-        )
-        return
-    client.set_tag(open_study_run(experiment_id, study_name), "best.run", best_run.info.run_id)
-    client.set_tag(best_run.info.run_id, BEST_TAG, study_name)
-    _register(client, client.get_experiment(experiment_id).name, best_run, best_key)
+    for best_run in find_runs(store, best_key)[:1]:
+        client.set_tag(study_run, "best.run", best_run.info.run_id)
+        client.set_tag(best_run.info.run_id, BEST_TAG, study_name)
+        # A run that was made again after its clips had left the cache has none.
+        if client.list_artifacts(best_run.info.run_id, "adapters"):
+            _register(client, store.experiment, best_run, best_key)
+
+
+def show_columns(store: Store, search: SearchParams, primary: str) -> None:
+    """Keep a view of the table of runs with what is searched and what came of it; see :func:`view_link`."""
+    names = [f"params.`{name}`" for name in search.space]
+    ends = ("", "_gain", "_gain_low", "_gain_high")
+    names += [f"metrics.`{primary}{end}`" for end in ends]
+    state = json.dumps({"selectedColumns": [*names, f"tags.`{STATE_TAG}`"]})
+    store.client.set_experiment_tag(store.experiment_id, f"{VIEW_TAG}{VIEW}", state)
+
+
+def view_link(store: Store, address: str) -> str:
+    """The page of the UI at ``address`` that shows the columns of :func:`show_columns`."""
+    return f"{address}/#/experiments/{store.experiment_id}/runs?viewStateShareKey={VIEW}"
 
 
 def _register(client: mlflow.MlflowClient, name: str, run: Run, key: str) -> None:
@@ -169,118 +325,36 @@ def _register(client: mlflow.MlflowClient, name: str, run: Run, key: str) -> Non
     client.set_registered_model_alias(name, "best", version.version)
 
 
-def _find(experiment_id: str, key: str) -> list[Run]:
-    return mlflow.MlflowClient().search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{key}'")
-
-
-def _create(experiment_id: str, name: str, kind: str, key: str, tags: Mapping[str, str] | None = None) -> str:
-    tags = resolve_tags({KIND_TAG: kind, KEY_TAG: key} | dict(tags or {}))
-    return mlflow.MlflowClient().create_run(experiment_id, tags=tags, run_name=name).info.run_id
-
-
-def log_settings(run_id: str, settings: Mapping[str, object]) -> None:
-    """Log nested settings as parameters of a run, named ``section.key``."""
-    params = [Param(name, str(value)) for name, value in flatten(settings).items()]
-    client = mlflow.MlflowClient()
-    client.log_batch(run_id, params=params)
-    # Parameters are text; the file is what an arm's folder has too.
-    client.log_dict(run_id, flatten(settings), SETTINGS)
-
-
-def log_running_mean(run_id: str, metric: str, value: float, num_clips: int) -> None:
-    """Log the mean of a metric over the first clips of a trial."""
-    mlflow.MlflowClient().log_metric(run_id, f"running_{metric}", value, step=num_clips)
-
-
-def fetch_tables(params: TrackingParams, run_id: str, folder: Path) -> bool:
-    """Copy the tables of results of a run into a folder; False if there is no such run, or it has none."""
-    if params.uri.startswith(SQLITE) and not Path(params.uri.removeprefix(SQLITE)).exists():
-        return False  # MLflow would make one.
-    # A bar for each of a few small tables tells nothing.
-    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
-    mlflow.set_tracking_uri(params.uri)
-    client = mlflow.MlflowClient()
-    try:
-        names = [artifact.path for artifact in client.list_artifacts(run_id)]
-        for name in (name for name in names if name.endswith(".csv") or name == SETTINGS):
-            client.download_artifacts(run_id, name, str(folder))
-    except MlflowException:
-        return False
-    return CLIPS_TABLE in names
-
-
-def tag_state(run_id: str, state: str) -> None:
-    """Tag a run with the state of its trial."""
-    mlflow.MlflowClient().set_tag(run_id, STATE_TAG, state)
-
-
-def log_clip(run_id: str, outcome: ClipOutcome, strip: np.ndarray) -> None:
-    """Log a clip's files: ``adapters/<clip>``, ``videos/<clip>.mp4``, and a strip of frames.
-
-    The strip lies under the image key of the clip, so that the UI's image grid sets the runs side by side.
-    """
-    client = mlflow.MlflowClient()
-    with tempfile.TemporaryDirectory() as folder:
-        export_files(Path(folder), outcome)
-        client.log_artifacts(run_id, folder)
-    key = re.sub(NOT_IN_IMAGE_KEYS, "_", outcome.clip.clip_id)
-    client.log_image(run_id, strip, key=key, step=0, synchronous=True)
-
-
-def log_summary(
-    run_id: str,
+def _gain(
     outcomes: Sequence[ClipOutcome],
-    baseline: Sequence[ClipOutcome] = (),
-    split: Split = "test",
-) -> None:
-    """Log what the outcomes of clips come to.
-
-    - the mean of every metric over the clips of ``split`` under its own name, and over the other clips as
-      ``<other split>_clips/<metric>``;
-    - each clip's value as the ``<metric>_per_clip`` series whose step is its place in the manifest, and
-      all of them as the table ``clips.json``;
-    - with the ``baseline`` outcomes of the same clips, the mean difference from them as ``<metric>_gain``,
-      since means over different clips cannot be compared;
-    - the loss averaged over clips at every step;
-    - seconds per clip and peak memory;
-    - the tables of results.
-    """
-    client = mlflow.MlflowClient()
-    results = [outcome.result for outcome in outcomes]
-    means: dict[str, float] = {}
-    for part in get_args(Split):
-        members, before = (
-            [outcome.result for outcome in side if outcome.clip.split == part]
-            for side in (outcomes, baseline)
-        )
-        if members:
-            prefix = "" if part == split else f"{part}_clips/"
-            means |= {f"{prefix}{name}": value for name, value in _means(members, before).items()}
-    metrics = [Metric(name, value, 0, 0) for name, value in means.items()]
-    for index, result in enumerate(results):
-        metrics += [
-            Metric(f"{name}_per_clip", value, 0, index) for name, value in result.metrics.summary.items()
-        ]
-    losses = loss_table(results).groupby("step")["loss"].mean()
-    metrics += [Metric("loss", float(loss), 0, int(str(step))) for step, loss in losses.items()]
-    for first in range(0, len(metrics), MAX_BATCH):
-        client.log_batch(run_id, metrics=metrics[first : first + MAX_BATCH])
-    splits = [outcome.clip.split for outcome in outcomes]
-    client.log_table(run_id, clip_table(results).assign(split=splits), "clips.json")
-    with tempfile.TemporaryDirectory() as folder:
-        export_tables(Path(folder), outcomes)
-        client.log_artifacts(run_id, folder)
-
-
-def log_yardsticks(run_id: str, outcomes: Mapping[str, Sequence[ClipOutcome]]) -> None:
-    """Log the means of each yardstick over the test clips, as ``yardstick_<name>/<metric>``."""
-    metrics = [
-        Metric(f"yardstick_{name}/{metric}", value, 0, 0)
-        for name, of_clips in outcomes.items()
-        if (results := [outcome.result for outcome in of_clips if outcome.clip.split == "test"])
-        for metric, value in mean_metrics(results).items()
-    ]
-    mlflow.MlflowClient().log_batch(run_id, metrics=metrics)
+    baseline: Sequence[ClipOutcome],
+    split: Split,
+    evaluation: EvaluationParams,
+) -> tuple[str, dict[str, float]]:
+    """The primary metric and its gain in a sentence, and the ends of the gain's interval by their names."""
+    after, before = (
+        [outcome.result for outcome in side if outcome.clip.split == split] for side in (outcomes, baseline)
+    )
+    row = metric(evaluation.primary)
+    if not (after and row.name in metric_names(after)):
+        return f"no {split} clip with {row.label}", {}
+    if not before:
+        mean = f"{row.label} {mean_metrics(after)[row.name]:.{row.decimals}f} {row.unit}".rstrip()
+        return f"{mean} without adaptation, {len(after)} {split} clips", {}
+    found = paired_comparison(
+        np.array([result.by_sample(row.name) for result in before]),
+        np.array([result.by_sample(row.name) for result in after]),
+        row.direction,
+        evaluation.bootstrap_samples,
+        evaluation.seed,
+    )
+    sentence = f"{row.label} {found.adapted:.{row.decimals}f} {row.unit}".rstrip()
+    sentence += f", {found.difference:+z.{row.difference_decimals}f} over no adaptation"
+    ends = {"low": found.interval_low, "high": found.interval_high}
+    ends = {f"{row.name}_gain_{end}": value for end, value in ends.items() if math.isfinite(value)}
+    if ends:
+        sentence += f" ({', '.join(f'{value:+z.{row.difference_decimals}f}' for value in ends.values())})"
+    return f"{sentence}, {found.clips} {split} clips", ends
 
 
 def _means(results: Sequence[ClipResult], baseline: Sequence[ClipResult]) -> dict[str, float]:
