@@ -37,9 +37,7 @@ SHORT_GOPS = {"codec": "libx264", "options": {"crf": "18", "g": "20", "bf": "2"}
 
 def rejected(path: Path, output: Path) -> Rejection:
     output.mkdir(exist_ok=True)
-    result = transcode(
-        Source(path, "a", "a", "a"), path.parent, output, ClipFormat(HEIGHT, WIDTH, 24, "first")
-    )
+    result = transcode(Source(path, "a", "a"), path.parent, output, ClipFormat(HEIGHT, WIDTH, 24, "first"))
     assert isinstance(result, Rejection)
     return result
 
@@ -249,7 +247,7 @@ def test_damage_of_any_kind_gives_a_clip_or_a_reason(tmp_path, seed):
                 data[places[0] : places[0]] = data[places[1] : places[1] + 500]
         path = tmp_path / whole.name
         path.write_bytes(data)
-        source = Source(path, "a", "a", "a")
+        source = Source(path, "a", "a")
         result = transcode(source, tmp_path, tmp_path, ClipFormat(32, 48, 24, "first"))
         assert isinstance(result, Cut) or result.detail
 
