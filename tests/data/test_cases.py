@@ -275,6 +275,12 @@ class TestContent:
         (tmp_path / f"a.{suffix}").write_text(text)
         assert rejected(tmp_path / f"a.{suffix}", tmp_path / "out").reason == Reason.UNREADABLE
 
+    @pytest.mark.parametrize("kind", ["zip", "tar", "gztar"])
+    def test_an_archive_of_videos_is_no_video(self, tmp_path, kind):
+        encode(tmp_path / "in" / "a.avi", moving_frames(80))
+        path = Path(shutil.make_archive(str(tmp_path / "a"), kind, tmp_path / "in"))
+        assert rejected(path, tmp_path / "out").reason == Reason.NO_VIDEO
+
     def test_a_cut_transport_stream_gives_the_frames_that_it_has(self, tmp_path):
         path = encode(tmp_path / "a.ts", moving_frames(160), **X264)
         path.write_bytes(path.read_bytes()[:-5000])
