@@ -33,7 +33,7 @@ def read_clip(path: Path, output: Path, window: str = "first") -> np.ndarray:
     """The frames of the clip that preprocessing makes of a file; it has to make one."""
     output.mkdir(exist_ok=True)
     clip_format = ClipFormat(HEIGHT, WIDTH, 24, window)
-    clip = transcode(Source(path, "marked", path.stem, "marked"), path.parent, output, clip_format)
+    clip = transcode(Source(path, "marked", path.stem), path.parent, output, clip_format)
     assert isinstance(clip, Cut), clip
     return read_video(output / clip.file_name)
 

@@ -37,9 +37,7 @@ SHORT_GOPS = {"codec": "libx264", "options": {"crf": "18", "g": "20", "bf": "2"}
 
 def rejected(path: Path, output: Path) -> Rejection:
     output.mkdir(exist_ok=True)
-    result = transcode(
-        Source(path, "a", "a", "a"), path.parent, output, ClipFormat(HEIGHT, WIDTH, 24, "first")
-    )
+    result = transcode(Source(path, "a", "a"), path.parent, output, ClipFormat(HEIGHT, WIDTH, 24, "first"))
     assert isinstance(result, Rejection)
     return result
 
@@ -249,7 +247,7 @@ def test_damage_of_any_kind_gives_a_clip_or_a_reason(tmp_path, seed):
                 data[places[0] : places[0]] = data[places[1] : places[1] + 500]
         path = tmp_path / whole.name
         path.write_bytes(data)
-        source = Source(path, "a", "a", "a")
+        source = Source(path, "a", "a")
         result = transcode(source, tmp_path, tmp_path, ClipFormat(32, 48, 24, "first"))
         assert isinstance(result, Cut) or result.detail
 
@@ -276,6 +274,12 @@ class TestContent:
         shutil.copy(CASES / "trailing.mkv", tmp_path / "good.mkv")
         (tmp_path / f"a.{suffix}").write_text(text)
         assert rejected(tmp_path / f"a.{suffix}", tmp_path / "out").reason == Reason.UNREADABLE
+
+    @pytest.mark.parametrize("kind", ["zip", "tar", "gztar"])
+    def test_an_archive_of_videos_is_no_video(self, tmp_path, kind):
+        encode(tmp_path / "in" / "a.avi", moving_frames(80))
+        path = Path(shutil.make_archive(str(tmp_path / "a"), kind, tmp_path / "in"))
+        assert rejected(path, tmp_path / "out").reason == Reason.NO_VIDEO
 
     def test_a_cut_transport_stream_gives_the_frames_that_it_has(self, tmp_path):
         path = encode(tmp_path / "a.ts", moving_frames(160), **X264)

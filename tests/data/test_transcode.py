@@ -22,9 +22,7 @@ FILM_RATE = Fraction(30000, 1001)
 
 def run(path: Path, output: Path, clip_format: ClipFormat = FORMAT) -> Cut | Rejection:
     output.mkdir(exist_ok=True)
-    return transcode(
-        Source(path, "PlayingCello", path.stem, "playing cello"), path.parent, output, clip_format
-    )
+    return transcode(Source(path, "PlayingCello", path.stem), path.parent, output, clip_format)
 
 
 def shown(output: Path, clip: Cut, source: np.ndarray) -> list[int]:
@@ -213,7 +211,7 @@ def test_an_output_that_cannot_be_written_is_an_error_not_a_rejection(tmp_path):
     path = encode(tmp_path / "v.avi", moving_frames(65))
     (tmp_path / "taken").touch()
     with pytest.raises(OSError, match="File exists"):
-        transcode(Source(path, "a", "v", "a"), tmp_path, tmp_path / "taken", FORMAT)
+        transcode(Source(path, "a", "v"), tmp_path, tmp_path / "taken", FORMAT)
 
 
 def test_workers_import_nothing_heavy():

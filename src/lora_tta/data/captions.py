@@ -35,7 +35,7 @@ def with_captions(sources: Iterable[Source], root: Path, suffix: str | None) -> 
         else:
             caption = listed.get(source.path.relative_to(root).as_posix(), source.caption)
         words = [*caption.split(), *([suffix] if suffix else [])]
-        captioned.append(replace(source, caption=" ".join(words)))
+        captioned.append(replace(source, words=" ".join(words)))
     return captioned
 
 

@@ -16,6 +16,19 @@ from lora_tta.data.rejection import Reason, RejectedError
 _MAX_PIXELS = 2**25
 _NO_PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 
+# zip, gzip, bzip2, xz, 7z, rar, zstd, PDF
+_ARCHIVES = (
+    b"PK\3\4",
+    b"\x1f\x8b",
+    b"BZh",
+    b"\xfd7zXZ",
+    b"7z\xbc\xaf",
+    b"Rar!",
+    b"\x28\xb5\x2f\xfd",
+    b"%PDF-",
+)
+_TAR, _TAR_AT = b"ustar", 257
+
 _EBML, _SEGMENT, _VOID = 0x1A45DFA3, 0x18538067, 0xEC
 _MP4_BOXES = frozenset(
     b"ftyp moov mdat free skip wide moof mfra sidx ssix styp emsg prft pdin uuid meta udta pnot PICT".split()
@@ -38,7 +51,7 @@ def open_video(path: Path) -> Iterator[InputContainer]:
         with (
             open(os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)), "rb", buffering=0) as file,
             av.open(
-                file,
+                _no_archive(file),
                 "r",
                 io_open=_refuse,
                 container_options={"protocol_whitelist": "none"},
@@ -120,6 +133,15 @@ def ends_in_index(stream: av.VideoStream, path: Path) -> bool:
         return False
     file_size = path.stat().st_size
     return any(entry.pos + max(entry.size, 1) > file_size for entry in stream.index_entries)
+
+
+def _no_archive(file: BinaryIO) -> BinaryIO:
+    """The file as it is; FFmpeg would find the streams of the videos that an archive holds."""
+    head = file.read(_TAR_AT + len(_TAR))
+    file.seek(0)
+    if head.startswith(_ARCHIVES) or head[_TAR_AT:] == _TAR:
+        raise RejectedError(Reason.NO_VIDEO, "it is an archive or a document: extract what it holds")
+    return file
 
 
 def _refuse(*_: object) -> NoReturn:

@@ -25,12 +25,17 @@ _CASE_BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 @dataclass(frozen=True)
 class Source:
-    """A raw video: path, class, caption, and the id its clip will have (unique, fit for a file name)."""
+    """A raw video: path, class, the id its clip will have (unique, fit for a file name), and words for it."""
 
     path: Path
     class_name: str
     clip_id: str
-    caption: str
+    words: str | None = None
+
+    @property
+    def caption(self) -> str:
+        """The words, or if there are none those of the class."""
+        return caption_of(self.class_name) if self.words is None else self.words
 
 
 def caption_of(class_name: str) -> str:
@@ -86,7 +91,7 @@ def name_sources(paths: Iterable[Path], root: Path) -> list[Source]:
             repeat += 1
             clip_id = f"{base}-{repeat}"
         class_name = printable(class_of(path, root))
-        sources[clip_id.casefold()] = Source(path, class_name, clip_id, caption_of(class_name))
+        sources[clip_id.casefold()] = Source(path, class_name, clip_id)
     return list(sources.values())
 
 
