@@ -25,6 +25,7 @@ _ADVICE = {
     "denied": "make the file and its folder writable, or set another tracking.uri",
     "unable to open": "give the path of a file in a folder that can be written to",
 }
+_UNUSABLE = "move the file away, and the study and the cache fill a new one"
 _ABSENT = "start the server, or set another tracking.uri (sqlite:///mlruns/mlflow.db needs none)"
 
 
@@ -48,7 +49,7 @@ def check_store(uri: str) -> None:
 def store_error(uri: str, error: BaseException) -> UserError:
     """One line for an error of a store."""
     reason = short_reason(error)
-    otherwise = "see what holds it" if uri.startswith(SQLITE) else _ABSENT
+    otherwise = _UNUSABLE if uri.startswith(SQLITE) else _ABSENT
     advice = next((advice for part, advice in _ADVICE.items() if part in reason), otherwise)
     return UserError(f"tracking.uri {uri} takes no runs ({reason}): {advice}")
 
