@@ -50,9 +50,11 @@ def test_later_trials_do_not_change_the_result_for_a_smaller_number(tmp_path, wi
     assert best_trial(study, 5).value == 9
 
 
-@pytest.mark.parametrize(("direction", "best"), [("maximize", 5), ("minimize", 3)])
-def test_the_direction_decides_and_the_earlier_of_equals_wins(tmp_path, with_search, direction, best):
-    params = with_search(objectives=[{"metric": "psnr", "direction": direction}])
+@pytest.mark.parametrize(
+    ("metric", "direction", "best"), [("psnr", "maximize", 5), ("motion_error", "minimize", 3)]
+)
+def test_the_direction_decides_and_the_earlier_of_equals_wins(tmp_path, with_search, metric, direction, best):
+    params = with_search(objectives=[{"metric": metric, "direction": direction}])
     study = open_study(tmp_path, params, {})
     finish(study, params.search, [5, 3, 5, 3, 4])
     assert best_trial(study, 5).value == best
@@ -71,7 +73,7 @@ def test_pruned_and_infeasible_trials_are_not_the_best_while_there_are_others(tm
 
 
 def test_a_failed_trial_is_never_the_best(tmp_path, with_search):
-    params = with_search(objectives=[{"metric": "psnr", "direction": "minimize"}])
+    params = with_search(objectives=[{"metric": "motion_error", "direction": "minimize"}])
     study = open_study(tmp_path, params, {})
     fail(study, params.search, "the training loss is nan at step 2")
     finish(study, params.search, [20])
