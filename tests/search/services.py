@@ -163,7 +163,9 @@ def mlflow_server(folder: Path, port: int) -> Iterator[str]:
     A later server in the same folder has what an earlier one had.
     """
     folder.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    # Its runner of jobs, which nothing here asks for, would take as long to start again.
+    command = ["env", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false"]
+    command += [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--workers", "1"]
     command += ["--artifacts-destination", str(folder / "artifacts")]
     address = f"http://127.0.0.1:{port}"
