@@ -28,9 +28,12 @@ from lora_tta.places import SERVERS, SQLITE, is_path
 from lora_tta.tracking.reachable import check_store, store_error
 
 UNSENT = "unsent"
-# A server that is away is noticed in seconds, and not after MLflow's seven tries of two minutes each.
-PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 logger = logging.getLogger(__name__)
+# A server that is away is noticed in seconds, and not after MLflow's seven tries of two minutes each.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+# A bar for each of a few small files tells nothing.
+MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
 # Their tracebacks and retries say at length what this package says in one line.
 for _noisy in (
     "mlflow.store.db.utils",
@@ -76,10 +79,6 @@ def open_store(params: TrackingParams, cache: Path) -> Store:
         UserError: the store or the root does not take runs, or the experiment was deleted.
     """
     check_store(params.uri)
-    for name, value in PATIENCE.items():
-        os.environ.setdefault(name, value)
-    # A bar for each of a few small files tells nothing.
-    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
     root = None if params.uri.startswith(SERVERS) else _checked_root(params.artifact_root)
     with store_errors(params.uri):
         if root is not None and params.uri.startswith(SQLITE):
