@@ -2,23 +2,15 @@
 
 import pytest
 import torch
+from lora_adapters import PARAMS
 
 from lora_tta.adaptation.methods import MethodSlot
 from lora_tta.adaptation.objective import AdaptationLoss
 from lora_tta.adaptation.trajectory import adapt
-from lora_tta.config import AdaptationParams
+from lora_tta.config import AdaptationParams, load_params
 from lora_tta.errors import UserError
 
-LORA = {
-    "name": "lora",
-    "rank": 2,
-    "alpha_over_rank": 2.0,
-    "targets": ["attention"],
-    "last_blocks": None,
-    "pattern": None,
-    "use_rslora": False,
-    "use_dora": False,
-}
+LORA = load_params(PARAMS).adaptation.method.model_dump() | {"rank": 2}
 METHODS = {
     "lora": LORA,
     "rslora": LORA | {"use_rslora": True},

@@ -25,4 +25,5 @@ class Method(OwnWeights):
                 f"adaptation.method full needs about {needed / GIB:.0f} GiB beside the model and "
                 f"{backbone.device} has {available / GIB:.0f} GiB left: take lora, offset or norms"
             )
-        super().__init__(backbone.network, backbone.weight_names("all"))
+        names = backbone.weight_names("all")
+        super().__init__(backbone.network, {name: backbone.network.get_parameter(name) for name in names})

@@ -9,4 +9,5 @@ class Method(OwnWeights):
     """A few thousand values, which say how sharp the attention of each head channel is."""
 
     def __init__(self, backbone: Backbone, params: NormsParams):
-        super().__init__(backbone.network, backbone.weight_names("qk_norms"))
+        names = backbone.weight_names("qk_norms")
+        super().__init__(backbone.network, {name: backbone.network.get_parameter(name) for name in names})
