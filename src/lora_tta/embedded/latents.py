@@ -1,6 +1,6 @@
 """The latent space of the embedded model: principal components of video blocks.
 
-A latent holds 16 principal components of the 4 frames x 8 x 8 pixels it stands for, fitted once on rendered
+A latent holds 32 principal components of the 4 frames x 8 x 8 pixels it stands for, fitted once on rendered
 clips. The VAE's encoder is trained to reproduce them and its decoder to draw from them. Without that, the VAE
 rested on a grey reconstruction for as long as it was tried (1200 steps). And the transformer, trained on the
 components, need not wait for the VAE.
@@ -17,10 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import conv3d, pad
 
+from lora_tta.embedded.footage import PhotographBank
 from lora_tta.embedded.recipe import VALIDATION_SEED, Video
 from lora_tta.embedded.scenes import render_videos, scene_batches
 
 BLOCK = (4, 8, 8)  # frames, rows, columns
+FIT_BATCH = 70
 
 
 @dataclass
@@ -54,11 +56,16 @@ class LatentSpace:
         return cls(**load_file(path))
 
 
-def fit_latent_space(video: Video, channels: int = 16, clips: int = 280) -> LatentSpace:
+def fit_latent_space(
+    video: Video, channels: int = 32, clips: int = 280, bank: PhotographBank | None = None
+) -> LatentSpace:
     """Fit the components, with gains that halve the spread of their variances (in dB) and make the mean 1."""
     short = replace(video, num_frames=BLOCK[0] + 1)
-    scenes, _ = next(scene_batches(short, clips, VALIDATION_SEED + 20_000, 1, torch.device("cpu")))
-    videos = render_videos(scenes, short)
+    size = min(clips, FIT_BATCH)
+    batches = scene_batches(
+        short, size, VALIDATION_SEED + 20_000, clips // size, torch.device("cpu"), photographs=len(bank or ())
+    )
+    videos = torch.cat([render_videos(scenes, short, bank) for scenes, _ in batches])
     blocks = torch.cat((videos[:, :, :1].expand(-1, -1, BLOCK[0], -1, -1), videos[:, :, 1:]), dim=2)
     for axis, size in zip((2, 3, 4), BLOCK, strict=True):
         blocks = blocks.unfold(axis, size, size)
@@ -75,10 +82,13 @@ def fit_latent_space(video: Video, channels: int = 16, clips: int = 280) -> Late
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--photographs", type=Path, help="folder of lora_tta.embedded.photographs")
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--clips", type=int, default=280)
     arguments = parser.parse_args()
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    fit_latent_space(Video()).save(arguments.output)
+    bank = PhotographBank(arguments.photographs) if arguments.photographs else None
+    fit_latent_space(Video(), clips=arguments.clips, bank=bank).save(arguments.output)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """The optimisation loop both trainings share: seeded, resumable, with averaged weights."""
 
 import json
+import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from diffusers.optimization import get_cosine_schedule_with_warmup
+from accelerate.utils import broadcast
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -18,6 +20,7 @@ from lora_tta.files import atomic
 CHECKPOINT = "checkpoint"
 STEP_FILE = "step.json"
 LOSS_FILE = "losses.jsonl"
+SEEDS_PER_PROCESS = 100_000_000
 
 
 def completed_steps(output: Path) -> int:
@@ -32,9 +35,28 @@ def completed_steps(output: Path) -> int:
     return json.loads(path.read_text())["step"]
 
 
-def step_generator(seed: int, step: int, device: torch.device) -> torch.Generator:
+def step_generator(seed: int, step: int, device: torch.device, process: int = 0) -> torch.Generator:
     """Randomness of one step: the same whether or not the training was interrupted before it."""
-    return torch.Generator(device).manual_seed(seed * 10_000_019 + step)
+    return torch.Generator(device).manual_seed((seed + 1009 * process) * 10_000_019 + step)
+
+
+def first_seed_of(accelerator: Accelerator) -> int:
+    """Where the seeds of a process's clips begin: processes that train together draw different ones."""
+    return accelerator.process_index * SEEDS_PER_PROCESS
+
+
+def _progress(settings: Optimisation, step: int, seconds: float) -> float:
+    """How much of the training is done before a step: 0 to 1."""
+    limit = 60 * settings.max_minutes if settings.max_minutes else math.inf
+    return min(1.0, max(step / settings.steps, seconds / limit))
+
+
+def _learning_rate(settings: Optimisation, step: int, progress: float) -> float:
+    """Linear warm-up over steps, then a cosine to zero over what is left."""
+    if step < settings.warmup_steps:
+        return settings.learning_rate * step / settings.warmup_steps
+    warm = settings.warmup_steps / settings.steps
+    return settings.learning_rate * (1 + math.cos(math.pi * (progress - warm) / (1 - warm))) / 2
 
 
 def _save_checkpoint(accelerator: Accelerator, output: Path, step: int) -> None:
@@ -72,40 +94,57 @@ def optimise(
     optimizer = torch.optim.AdamW(
         parameters, settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
     )
-    schedule = get_cosine_schedule_with_warmup(optimizer, settings.warmup_steps, settings.steps)
     average = EMAModel(parameters, decay=settings.ema_decay, foreach=True)
     prepared, optimizer = accelerator.prepare(objective, optimizer)
     average.to(accelerator.device)
-    accelerator.register_for_checkpointing(schedule, average)
+    accelerator.register_for_checkpointing(average)
     if first_step:
         accelerator.load_state(output / CHECKPOINT)
         average.to(accelerator.device)
 
     last_step = min(settings.steps, stop_after or settings.steps)
     losses = []
-    with tqdm(total=settings.steps, initial=first_step, mininterval=5, desc=output.name) as bar:
+    began = time.monotonic()
+    with tqdm(
+        total=settings.steps,
+        initial=first_step,
+        mininterval=5,
+        desc=output.name,
+        disable=not accelerator.is_main_process,
+    ) as bar:
         for step in range(first_step, last_step):
+            seconds = torch.tensor(time.monotonic() - began, device=accelerator.device)
+            # All processes go by the first one's clock.
+            progress = _progress(settings, step, broadcast(seconds).item() if settings.max_minutes else 0.0)
+            is_last = step + 1 == last_step or progress == 1.0
+            for group in optimizer.param_groups:
+                group["lr"] = _learning_rate(settings, step, progress)
             loss = loss_of_step(prepared, step)
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(parameters, settings.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
-            schedule.step()
             average.step(parameters)
             losses.append(loss.detach())
             bar.update()
-            if len(losses) == 100 or step + 1 == last_step:
+            if len(losses) == 100 or is_last:
                 mean = torch.stack(losses).mean().item()
                 losses.clear()
                 bar.set_postfix(loss=f"{mean:.5f}")
                 if accelerator.is_main_process:
                     with open(output / LOSS_FILE, "a") as file:
-                        file.write(json.dumps({"step": step + 1, "loss": mean}) + "\n")
-            if (step + 1) % checkpoint_every == 0 or step + 1 == last_step:
+                        file.write(
+                            json.dumps({"step": step + 1, "loss": mean, "progress": round(progress, 4)})
+                            + "\n"
+                        )
+            if (step + 1) % checkpoint_every == 0 or is_last:
                 if accelerator.is_main_process:
                     average.store(parameters)
                     average.copy_to(parameters)
                     save()
                     average.restore(parameters)
-                _save_checkpoint(accelerator, output, step + 1)
+                    _save_checkpoint(accelerator, output, step + 1)
+                accelerator.wait_for_everyone()
+            if is_last:
+                break
     average.copy_to(parameters)

@@ -5,25 +5,27 @@
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from diffusers import AutoencoderKLHunyuanVideo
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from transformers import ByT5Tokenizer, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from lora_tta.data.ucf101 import caption_of
+from lora_tta.embedded.footage import PhotographBank
 from lora_tta.embedded.latents import LatentSpace
-from lora_tta.embedded.loop import completed_steps, optimise, step_generator
-from lora_tta.embedded.recipe import TransformerRecipe, describe
-from lora_tta.embedded.scenes import render_videos, scene_batches
+from lora_tta.embedded.loop import completed_steps, first_seed_of, optimise, step_generator
+from lora_tta.embedded.recipe import FOOTAGE_CAPTIONS, TransformerRecipe, describe
+from lora_tta.embedded.scenes import EMPTY_PROMPT, render_videos, scene_batches
 from lora_tta.embedded.synthetic import TRAINING_CLASSES
 from lora_tta.models.packing import (
-    build_condition,
-    get_condition_mode,
     pack_condition,
     pack_latents,
     prepare_img_ids,
@@ -31,9 +33,10 @@ from lora_tta.models.packing import (
 )
 from lora_tta.models.scheduling import add_noise, shift_timesteps, time_shift_alpha, velocity_target
 from lora_tta.models.transformer import OpenSoraTransformer3DModel
+from lora_tta.models.vae import disable_framewise_coding, encode_video
 
 TRAINED_PARTS = ("transformer", "text_encoder", "text_encoder_2")
-EMPTY_PROMPT = len(TRAINING_CLASSES)  # row of the empty prompt, after one caption per class
+Encode = Callable[[Tensor], Tensor]  # videos (B, 3, F, H, W) in [-1, 1] -> latents (B, C, T, H/8, W/8)
 
 
 def build_tokenizer(max_text_tokens: int) -> ByT5Tokenizer:
@@ -50,7 +53,8 @@ class TextConditionedTransformer(nn.Module):
         self.text_encoder = T5EncoderModel(T5Config(**recipe.text_encoder))
         self.text_encoder_2 = CLIPTextModel(CLIPTextConfig(**recipe.text_encoder_2))
         self._start_as_identity()
-        prompts = [caption_of(name) for name in TRAINING_CLASSES] + [""]
+        captions = [caption_of(name) for name in (*TRAINING_CLASSES, *FOOTAGE_CAPTIONS)]
+        prompts = [*captions[:EMPTY_PROMPT], "", *captions[EMPTY_PROMPT:]]
         tokens = build_tokenizer(recipe.max_text_tokens)(prompts, padding="max_length", return_tensors="pt")
         self.register_buffer("prompt_ids", tokens.input_ids, persistent=False)
 
@@ -91,39 +95,39 @@ class LatentBuffer:
     the clips that were in it.
 
     Attributes:
-        latents: (size, C, T, H, W).
+        latents: (size, C, T, H, W) of whole clips.
+        known: (size, C, F, H, W) of their conditioning frames, encoded alone.
         prompts: (size,) row of each clip's caption.
     """
 
     def __init__(
         self,
         recipe: TransformerRecipe,
-        latent_space: LatentSpace,
+        encode: Encode,
         first_step: int,
         device: torch.device,
         num_workers: int,
+        bank: PhotographBank | None = None,
+        first_seed: int = 0,
     ) -> None:
-        self.recipe, self.latent_space = recipe, latent_space.to(device)
+        self.recipe, self.encode, self.bank = recipe, encode, bank
         fills = recipe.buffer_size // recipe.fresh_clips
         past = max(0, first_step - 1) // recipe.refresh_every
         self.next_clip = past * recipe.fresh_clips
         self.drawn = scene_batches(
             recipe.video,
             recipe.fresh_clips,
-            first_seed=self.next_clip,
+            first_seed=first_seed + self.next_clip,
             num_batches=fills + recipe.optimisation.steps // recipe.refresh_every + 1 - past,
             device=device,
             num_workers=num_workers,
+            photographs=len(bank or ()),
         )
         video, size = recipe.video, recipe.buffer_size
-        shape = (
-            size,
-            len(latent_space.bias),
-            (video.num_frames - 1) // 4 + 1,
-            video.height // 8,
-            video.width // 8,
-        )
-        self.latents = torch.zeros(shape, device=device)
+        channels, place = recipe.config["in_channels"] // 4, (video.height // 8, video.width // 8)
+        frames, known = ((count - 1) // 4 + 1 for count in (video.num_frames, video.conditioning_frames))
+        self.latents = torch.zeros(size, channels, frames, *place, device=device)
+        self.known = torch.zeros(size, channels, known, *place, device=device)
         self.prompts = torch.zeros(size, dtype=torch.long, device=device)
         for _ in range(fills):
             self.refresh()
@@ -131,57 +135,65 @@ class LatentBuffer:
     @torch.no_grad()
     def refresh(self) -> None:
         """Render the next clips into the slots of the oldest."""
-        scenes, class_index = next(self.drawn)
-        slots = (self.next_clip + torch.arange(len(class_index))) % self.recipe.buffer_size
+        scenes, prompts = next(self.drawn)
+        slots = (self.next_clip + torch.arange(len(prompts))) % self.recipe.buffer_size
         slots = slots.to(self.latents.device)
-        self.latents[slots] = self.latent_space.encode(render_videos(scenes, self.recipe.video))
-        self.prompts[slots] = class_index.to(self.latents.device)
+        videos = render_videos(scenes, self.recipe.video, self.bank)
+        self.latents[slots] = self.encode(videos)
+        self.known[slots] = self.encode(videos[:, :, : self.recipe.video.conditioning_frames])
+        self.prompts[slots] = prompts.to(self.latents.device)
         self.next_clip += len(slots)
 
-    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A random batch: latents (B, C, T, H, W) and prompt rows (B,)."""
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """A random batch: latents (B, C, T, H, W), those of the known frames, and prompt rows (B,)."""
         size, batch_size = self.recipe.buffer_size, self.recipe.optimisation.batch_size
         rows = torch.randint(size, (batch_size,), generator=generator, device=self.latents.device)
-        return self.latents[rows], self.prompts[rows]
+        return self.latents[rows], self.known[rows], self.prompts[rows]
 
 
 def draw_conditions(
-    latents: Tensor, prompts: Tensor, recipe: TransformerRecipe, generator: torch.Generator
+    latents: Tensor, known: Tensor, prompts: Tensor, recipe: TransformerRecipe, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Draw a mode for each clip and drop prompts and conditions for guidance.
+    """Draw how many frames of each clip are known, and drop prompts and conditions for guidance.
 
-    Blocks are projected one by one: the latents of frames encoded alone are the first ones of the whole clip.
+    Args:
+        latents: of whole clips (B, C, T, H, W); they stand in where more frames are known than ``known`` has.
+        known: of the conditioning frames alone (B, C, F, H, W).
+        prompts: row of each clip's caption (B,).
+        recipe: the shares.
+        generator: on the device of the latents.
 
     Returns:
-        Packed conditions (B, N, 68) and prompt rows (B,).
+        Packed conditions (B, N, 4 (1 + C)) and prompt rows (B,).
     """
     batch, device = len(latents), latents.device
-    shares = torch.tensor(list(recipe.modes.values()), device=device)
-    chosen = torch.multinomial(shares, batch, replacement=True, generator=generator)
+    shares = torch.tensor(list(recipe.known_frames.values()), device=device)
+    counts = torch.tensor(list(recipe.known_frames), device=device)
+    counts = counts[torch.multinomial(shares, batch, replacement=True, generator=generator)]
     drop_prompt, drop_all = torch.rand(2, batch, generator=generator, device=device)
     unconditional = drop_all < recipe.unconditional
-    condition = torch.zeros((), device=device)
-    for index, mode in enumerate(recipe.modes):
-        known = get_condition_mode(mode)
-        reference = latents[:, :, : known.num_latent_frames] if known else None
-        mask, masked_reference = build_condition(mode, reference, tuple(latents.shape))
-        use = ((chosen == index) & ~unconditional)[:, None, None]
-        condition = condition + use * pack_condition(mask, masked_reference).to(device)
+    counts = torch.where(unconditional, 0, counts)
+    frames = known.shape[2]
+    alone = torch.cat((known, latents[:, :, frames:]), dim=2)
+    reference = torch.where((counts > frames)[:, None, None, None, None], latents, alone)
+    is_known = torch.arange(latents.shape[2], device=device) < counts[:, None]
+    mask = is_known[:, None, :, None, None].to(latents.dtype).expand(-1, 1, -1, *latents.shape[3:])
     drop = (drop_prompt < recipe.prompt_dropout) | unconditional
-    return condition, torch.where(drop, EMPTY_PROMPT, prompts)
+    return pack_condition(mask, mask * reference), torch.where(drop, EMPTY_PROMPT, prompts)
 
 
 def train_transformer(
     recipe: TransformerRecipe,
-    latent_space: LatentSpace,
+    encode: Encode,
     output: Path,
     resume: bool = False,
     checkpoint_every: int = 500,
     num_workers: int = 4,
     stop_after: int | None = None,
     initial: Path | None = None,
+    bank: PhotographBank | None = None,
 ) -> TextConditionedTransformer:
-    """Train transformer and text encoders and return them.
+    """Train transformer and text encoders, in the latent space that ``encode`` maps videos to, and return them.
 
     Every checkpoint also writes them, in float32, to folders in ``output``. With ``initial``, a folder of
     that layout or a pipeline folder, the training starts from its weights.
@@ -197,19 +209,22 @@ def train_transformer(
     if settings.compile:
         model.transformer.compile_repeated_blocks()
     first_step = completed_steps(output) if resume else 0
-    buffer = LatentBuffer(recipe, latent_space, first_step, accelerator.device, num_workers)
+    buffer = LatentBuffer(
+        recipe, encode, first_step, accelerator.device, num_workers, bank, first_seed_of(accelerator)
+    )
     _, _, frames, height, width = buffer.latents.shape
     alpha = time_shift_alpha(height * width // 4, frames)
 
     def loss_of_step(prepared: nn.Module, step: int) -> Tensor:
         if step > 0 and step % recipe.refresh_every == 0:
             buffer.refresh()
-        generator = step_generator(settings.seed, step, accelerator.device)
-        latents, prompts = buffer.draw(generator)
-        condition, prompts = draw_conditions(latents, prompts, recipe, generator)
+        generator = step_generator(settings.seed, step, accelerator.device, accelerator.process_index)
+        latents, known, prompts = buffer.draw(generator)
+        condition, prompts = draw_conditions(latents, known, prompts, recipe, generator)
         noise = torch.randn(latents.shape, generator=generator, device=latents.device)
         normal = torch.randn(len(latents), generator=generator, device=latents.device)
-        timesteps = shift_timesteps(normal.sigmoid(), alpha)
+        noise_only = torch.rand(len(latents), generator=generator, device=latents.device) < recipe.noise_only
+        timesteps = torch.where(noise_only, 1.0, shift_timesteps(normal.sigmoid(), alpha))
         velocity = prepared(add_noise(latents, noise, timesteps), timesteps, condition, prompts)
         return mse_loss(velocity.float(), pack_latents(velocity_target(latents, noise)))
 
@@ -229,32 +244,46 @@ def main() -> None:
     torch.set_float32_matmul_precision("high")
     recipe = TransformerRecipe()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--latents", type=Path, required=True, help="file of lora_tta.embedded.latents")
+    space = parser.add_mutually_exclusive_group(required=True)
+    space.add_argument("--latents", type=Path, help="file of lora_tta.embedded.latents")
+    space.add_argument("--vae", type=Path, help="folder of a trained VAE, whose latents take their place")
+    parser.add_argument("--photographs", type=Path, help="folder of lora_tta.embedded.photographs")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output")
     parser.add_argument("--initial", type=Path, help="start from the weights in this folder")
     parser.add_argument("--steps", type=int, default=recipe.optimisation.steps)
     parser.add_argument("--batch-size", type=int, default=recipe.optimisation.batch_size)
+    parser.add_argument("--learning-rate", type=float, default=recipe.optimisation.learning_rate)
     parser.add_argument("--seed", type=int, default=recipe.optimisation.seed)
     parser.add_argument(
         "--compile", action=argparse.BooleanOptionalAction, default=recipe.optimisation.compile
     )
     parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--max-minutes", type=float, help="end the schedule by then")
     arguments = parser.parse_args()
     settings = replace(
         recipe.optimisation,
         steps=arguments.steps,
         batch_size=arguments.batch_size,
+        learning_rate=arguments.learning_rate,
         seed=arguments.seed,
+        max_minutes=arguments.max_minutes,
         compile=arguments.compile,
     )
+    device = Accelerator().device
+    if arguments.latents:
+        encode: Encode = LatentSpace.load(arguments.latents).to(device).encode
+    else:
+        vae = disable_framewise_coding(AutoencoderKLHunyuanVideo.from_pretrained(arguments.vae)).to(device)
+        encode = partial(encode_video, vae)
     train_transformer(
         replace(recipe, optimisation=settings),
-        LatentSpace.load(arguments.latents),
+        encode,
         arguments.output,
         arguments.resume,
         num_workers=arguments.workers,
         initial=arguments.initial,
+        bank=PhotographBank(arguments.photographs, device) if arguments.photographs else None,
     )
 
 

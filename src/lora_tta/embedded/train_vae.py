@@ -21,8 +21,9 @@ from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import (
 )
 from torch import Tensor, nn
 
+from lora_tta.embedded.footage import PhotographBank
 from lora_tta.embedded.latents import LatentSpace
-from lora_tta.embedded.loop import completed_steps, optimise, step_generator
+from lora_tta.embedded.loop import completed_steps, first_seed_of, optimise, step_generator
 from lora_tta.embedded.recipe import VALIDATION_SEED, VAERecipe, Video, describe
 from lora_tta.embedded.scenes import excerpt, render_videos, scene_batches
 from lora_tta.embedded.synthetic import HELD_OUT_CLASSES, TRAINING_CLASSES
@@ -84,14 +85,13 @@ class VAEObjective(nn.Module):
         else:
             latents = posterior.sample(generator)
         error = self.vae.decode(latents).sample.float() - videos
-        error = torch.einsum("ij,bj...->bi...", self.to_colours, error)
+        error = torch.einsum("ij,bj...->bi...", self.to_colours, error).square().mean(dim=(1, 2, 3, 4))
+        # Logarithmic, as PSNR is: dark and still clips count as much as hard ones.
+        error = torch.log1p(error / self.recipe.error_scale)
         latent_error = posterior.mean.float() - targets
+        weight = self.recipe.latent_weight if decode_targets else self.recipe.final_latent_weight
         divergence = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).float().mean()
-        return (
-            error.square().mean()
-            + self.recipe.latent_weight * latent_error.square().mean()
-            + self.recipe.kl_weight * divergence
-        )
+        return error.mean() + weight * latent_error.square().mean() + self.recipe.kl_weight * divergence
 
 
 @torch.no_grad()
@@ -131,6 +131,7 @@ def train_vae(
     checkpoint_every: int = 500,
     num_workers: int = 4,
     stop_after: int | None = None,
+    bank: PhotographBank | None = None,
 ) -> AutoencoderKLHunyuanVideo:
     """Train the VAE and return it; every checkpoint also writes it, in float32, to ``output/vae``."""
     settings, output = recipe.optimisation, Path(output)
@@ -142,10 +143,11 @@ def train_vae(
     drawn = scene_batches(
         recipe.video,
         settings.batch_size,
-        first_seed=first_step * settings.batch_size,
+        first_seed=first_seed_of(accelerator) + first_step * settings.batch_size,
         num_batches=settings.steps - first_step,
         device=accelerator.device,
         num_workers=num_workers,
+        photographs=len(bank or ()),
     )
     space = latent_space.to(accelerator.device)
     shares = torch.tensor(list(recipe.clip_lengths.values()))
@@ -156,12 +158,12 @@ def train_vae(
         start = torch.randint(recipe.video.num_frames - length + 1, (), generator=choices).item()
         scenes, _ = next(drawn)
         clips = max(1, recipe.frames_per_step // length)
-        videos = render_videos(excerpt(scenes, clips, start, length), recipe.video)
+        videos = render_videos(excerpt(scenes, clips, start, length), recipe.video, bank)
         return prepared(
             videos,
             space.encode(videos),
             decode_targets=step < recipe.decode_targets * settings.steps,
-            generator=step_generator(settings.seed, step, accelerator.device),
+            generator=step_generator(settings.seed, step, accelerator.device, accelerator.process_index),
         )
 
     def save() -> None:
@@ -183,18 +185,21 @@ def main() -> None:
     recipe = VAERecipe()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--latents", type=Path, required=True, help="file of lora_tta.embedded.latents")
+    parser.add_argument("--photographs", type=Path, help="folder of lora_tta.embedded.photographs")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output")
     parser.add_argument("--steps", type=int, default=recipe.optimisation.steps)
     parser.add_argument("--batch-size", type=int, default=recipe.optimisation.batch_size)
     parser.add_argument("--seed", type=int, default=recipe.optimisation.seed)
     parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--max-minutes", type=float, help="end the schedule by then")
     arguments = parser.parse_args()
     settings = replace(
         recipe.optimisation,
         steps=arguments.steps,
         batch_size=arguments.batch_size,
         seed=arguments.seed,
+        max_minutes=arguments.max_minutes,
     )
     vae = train_vae(
         replace(recipe, optimisation=settings),
@@ -202,7 +207,10 @@ def main() -> None:
         arguments.output,
         arguments.resume,
         num_workers=arguments.workers,
+        bank=PhotographBank(arguments.photographs, Accelerator().device) if arguments.photographs else None,
     )
+    if not Accelerator().is_main_process:
+        return
     for title, classes in (("training", TRAINING_CLASSES), ("held-out", HELD_OUT_CLASSES)):
         psnr = reconstruction_psnr(vae, recipe.video, classes, clips=48)
         print(f"PSNR on 48 fresh clips of {title} classes: {psnr:.2f} dB")
