@@ -40,7 +40,7 @@ class SceneDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         seed, video = self.first_seed + index, self.video
-        kind = np.random.default_rng((seed // self.batch_size, 2))
+        kind = np.random.default_rng((seed - index % self.batch_size, 2))
         if self.photographs and kind.random() < video.footage_share:
             scene = draw_footage(seed, video.num_frames, video.fps, self.photographs)
             caption = np.random.default_rng((seed, 3)).integers(len(FOOTAGE_CAPTIONS))

@@ -270,7 +270,7 @@ def main() -> None:
         max_minutes=arguments.max_minutes,
         compile=arguments.compile,
     )
-    device = Accelerator().device
+    device = Accelerator(mixed_precision=settings.mixed_precision).device
     if arguments.latents:
         encode: Encode = LatentSpace.load(arguments.latents).to(device).encode
     else:

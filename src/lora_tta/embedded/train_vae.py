@@ -201,15 +201,16 @@ def main() -> None:
         seed=arguments.seed,
         max_minutes=arguments.max_minutes,
     )
+    accelerator = Accelerator(mixed_precision=settings.mixed_precision)
     vae = train_vae(
         replace(recipe, optimisation=settings),
         LatentSpace.load(arguments.latents),
         arguments.output,
         arguments.resume,
         num_workers=arguments.workers,
-        bank=PhotographBank(arguments.photographs, Accelerator().device) if arguments.photographs else None,
+        bank=PhotographBank(arguments.photographs, accelerator.device) if arguments.photographs else None,
     )
-    if not Accelerator().is_main_process:
+    if not accelerator.is_main_process:
         return
     for title, classes in (("training", TRAINING_CLASSES), ("held-out", HELD_OUT_CLASSES)):
         psnr = reconstruction_psnr(vae, recipe.video, classes, clips=48)
