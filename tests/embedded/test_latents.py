@@ -13,7 +13,7 @@ def videos(num_frames: int, height: int = 16, width: int = 32) -> torch.Tensor:
 def test_frames_encoded_alone_are_the_first_latents_of_the_clip(latent_space):
     clip = videos(9)
     whole, head, first = (latent_space.encode(clip[:, :, :n]) for n in (9, 5, 1))
-    assert whole.shape == (len(clip), 16, 3, 2, 4)
+    assert whole.shape == (len(clip), 32, 3, 2, 4)
     torch.testing.assert_close(whole[:, :, :2], head)
     torch.testing.assert_close(whole[:, :, :1], first)
 

@@ -5,32 +5,35 @@ import pytest
 import torch
 
 from lora_tta.embedded.loop import LOSS_FILE
+from lora_tta.embedded.scenes import EMPTY_PROMPT
 from lora_tta.embedded.train_transformer import (
-    EMPTY_PROMPT,
     TRAINED_PARTS,
     LatentBuffer,
     TextConditionedTransformer,
     draw_conditions,
     train_transformer,
 )
+from lora_tta.models.packing import build_condition, pack_condition, pack_latents
 
 
 def test_resumed_training_gives_the_same_weights(transformer_recipe, latent_space, tmp_path):
-    whole = train_transformer(transformer_recipe, latent_space, tmp_path / "whole", num_workers=0)
-    train_transformer(transformer_recipe, latent_space, tmp_path / "halves", num_workers=0, stop_after=3)
+    whole = train_transformer(transformer_recipe, latent_space.encode, tmp_path / "whole", num_workers=0)
+    train_transformer(
+        transformer_recipe, latent_space.encode, tmp_path / "halves", num_workers=0, stop_after=3
+    )
     resumed = train_transformer(
-        transformer_recipe, latent_space, tmp_path / "halves", resume=True, num_workers=0
+        transformer_recipe, latent_space.encode, tmp_path / "halves", resume=True, num_workers=0
     )
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
 
 
 def test_training_can_start_from_written_weights(transformer_recipe, latent_space, tmp_path):
-    trained = train_transformer(transformer_recipe, latent_space, tmp_path / "a", num_workers=0)
+    trained = train_transformer(transformer_recipe, latent_space.encode, tmp_path / "a", num_workers=0)
     still = replace(transformer_recipe.optimisation, steps=1, learning_rate=0.0)
     again = train_transformer(
         replace(transformer_recipe, optimisation=still),
-        latent_space,
+        latent_space.encode,
         tmp_path / "b",
         num_workers=0,
         initial=tmp_path / "a",
@@ -42,16 +45,16 @@ def test_training_can_start_from_written_weights(transformer_recipe, latent_spac
 def test_a_few_steps_lower_the_loss(transformer_recipe, latent_space, tmp_path):
     settings = replace(transformer_recipe.optimisation, steps=200, batch_size=8)
     recipe = replace(transformer_recipe, optimisation=settings)
-    train_transformer(recipe, latent_space, tmp_path, num_workers=0, stop_after=30)
+    train_transformer(recipe, latent_space.encode, tmp_path, num_workers=0, stop_after=30)
     lines = (tmp_path / LOSS_FILE).read_text().splitlines()
-    train_transformer(recipe, latent_space, tmp_path, resume=True, num_workers=0, stop_after=60)
+    train_transformer(recipe, latent_space.encode, tmp_path, resume=True, num_workers=0, stop_after=60)
     later = (tmp_path / LOSS_FILE).read_text().splitlines()[len(lines) :]
     assert json.loads(later[-1])["loss"] < 0.9 * json.loads(lines[0])["loss"]
 
 
 def test_text_encoders_are_trained_too(transformer_recipe, latent_space, tmp_path):
     torch.manual_seed(transformer_recipe.optimisation.seed)
-    trained = train_transformer(transformer_recipe, latent_space, tmp_path, num_workers=0)
+    trained = train_transformer(transformer_recipe, latent_space.encode, tmp_path, num_workers=0)
     for name in TRAINED_PARTS:
         before = getattr(TextConditionedTransformer(transformer_recipe), name).state_dict()
         assert any(not torch.equal(before[k], v) for k, v in getattr(trained, name).state_dict().items())
@@ -61,7 +64,7 @@ def test_text_encoders_are_trained_too(transformer_recipe, latent_space, tmp_pat
 def test_the_buffer_holds_the_newest_clips(transformer_recipe, latent_space):
     def stored(first_step: int, refreshes: int) -> torch.Tensor:
         buffer = LatentBuffer(
-            transformer_recipe, latent_space, first_step, torch.device("cpu"), num_workers=0
+            transformer_recipe, latent_space.encode, first_step, torch.device("cpu"), num_workers=0
         )
         for _ in range(refreshes):
             buffer.refresh()
@@ -73,19 +76,28 @@ def test_the_buffer_holds_the_newest_clips(transformer_recipe, latent_space):
     assert torch.equal(stored(3, 0), later)
 
 
-@pytest.mark.parametrize(("mode", "known"), [("v2v_head", 9), ("i2v_head", 1), ("t2v", 0)])
-def test_conditions_of_a_mode(transformer_recipe, mode, known):
-    recipe = replace(transformer_recipe, modes={mode: 1.0}, prompt_dropout=0.0, unconditional=0.0)
-    latents, prompts = torch.randn(3, 16, 17, 2, 4), torch.tensor([0, 1, 2])
-    condition, rows = draw_conditions(latents, prompts, recipe, torch.Generator().manual_seed(0))
-    mask = condition.reshape(3, 17, -1, 17, 4)[..., 0, :]
-    assert torch.equal(mask.amin(dim=(0, 2, 3)), (torch.arange(17) < known).float())
+@pytest.mark.parametrize("known", [0, 1, 3, 9, 13])
+def test_conditions_of_a_number_of_known_frames(transformer_recipe, known):
+    """The frames that are known alone come first; the clip's own latents stand in for more than these."""
+    recipe = replace(transformer_recipe, known_frames={known: 1.0}, prompt_dropout=0.0, unconditional=0.0)
+    latents, alone, prompts = torch.randn(3, 32, 17, 2, 4), torch.randn(3, 32, 9, 2, 4), torch.arange(3)
+    condition, rows = draw_conditions(latents, alone, prompts, recipe, torch.Generator().manual_seed(0))
+    mode = {0: "t2v", 1: "i2v_head"}.get(known, "v2v_head")
     assert torch.equal(rows, prompts)
+    if known in (0, 1, 9):  # the numbers that the modes have by default
+        reference = alone[:, :, :known] if known else None
+        expected = pack_condition(*build_condition(mode, reference, tuple(latents.shape)))
+        assert torch.equal(condition, expected)
+    mask = condition.reshape(3, 17, -1, 33, 4)[..., 0, :]
+    assert torch.equal(mask.amin(dim=(0, 2, 3)), (torch.arange(17) < known).float())
+    if known == 13:
+        expected = pack_latents(latents).reshape(3, 17, -1, 128)
+        assert torch.equal(condition.reshape(3, 17, -1, 132)[:, :13, :, 4:], expected[:, :13])
 
 
 def test_without_guidance_inputs_neither_prompt_nor_condition_is_left(transformer_recipe):
     recipe = replace(transformer_recipe, unconditional=1.0)
-    latents, prompts = torch.randn(3, 16, 17, 2, 4), torch.tensor([0, 1, 2])
-    condition, rows = draw_conditions(latents, prompts, recipe, torch.Generator().manual_seed(0))
+    latents, alone, prompts = torch.randn(3, 32, 17, 2, 4), torch.randn(3, 32, 9, 2, 4), torch.arange(3)
+    condition, rows = draw_conditions(latents, alone, prompts, recipe, torch.Generator().manual_seed(0))
     assert not condition.any()
     assert (rows == EMPTY_PROMPT).all()

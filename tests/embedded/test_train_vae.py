@@ -33,6 +33,16 @@ def test_a_few_steps_lower_the_loss(vae_recipe, latent_space, tmp_path):
     assert last < 0.9 * first
 
 
+def test_a_training_ends_at_its_time_limit(vae_recipe, latent_space, tmp_path):
+    settings = replace(vae_recipe.optimisation, steps=1000, max_minutes=0.01)
+    recipe = replace(vae_recipe, optimisation=settings, clip_lengths={1: 1.0}, frames_per_step=2)
+    train_vae(recipe, latent_space, tmp_path, num_workers=0)
+    last = json.loads((tmp_path / LOSS_FILE).read_text().splitlines()[-1])
+    assert last["progress"] == 1.0
+    assert last["step"] < 1000
+    assert (tmp_path / "vae" / "config.json").is_file()
+
+
 def test_resuming_needs_a_checkpoint(vae_recipe, latent_space, tmp_path):
     with pytest.raises(UserError, match="no checkpoint"):
         train_vae(vae_recipe, latent_space, tmp_path, resume=True, num_workers=0)

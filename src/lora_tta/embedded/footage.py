@@ -1,55 +1,24 @@
-"""Clips that look like camera footage: photographs in layers, people of jointed limbs, cameras, light and noise.
+"""Clips that look like camera footage: photographs, people of jointed limbs, cameras, light and noise.
 
 A clip is a background and up to ``NUM_LAYERS`` - 1 things before it. Each is a piece of a photograph behind a
 soft outline, moved by one affine map per frame. A layer farther away follows the camera less (parallax). What
 a camera does to the picture comes last: exposure, fades, vignetting, blur, noise, bars at the sides.
 
-Positions are in half widths of the picture, as in :mod:`lora_tta.embedded.layered_scene`. The photographs are
-those of :mod:`lora_tta.embedded.photographs`.
+Positions are in half widths of the picture, as in :mod:`lora_tta.embedded.layered_scene`. Photographs come
+from :mod:`lora_tta.embedded.photographs`, pictures from :mod:`lora_tta.embedded.footage_rendering`.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
-from torch import Tensor
-from torch.nn.functional import avg_pool2d, conv2d, grid_sample, pad
 
 from lora_tta.embedded.layered_scene import Scene
-from lora_tta.errors import UserError
 
-NUM_LAYERS = 14  # a background, and a person of twelve parts with one thing besides
+NUM_LAYERS = 13  # a background, and a person of eleven parts with one thing besides
 HARMONICS = 4  # of an outline
 PHOTOGRAPH_SIZE = (240, 360)  # height, width in the bank
-SUPERSAMPLING = 2  # pixels drawn along each side of one of the picture
-BLUR_TAPS = 7
 MOTION_FIELDS = ("matrix", "offset", "waves", "light")  # of a layer, per frame; `gain` is of the picture
-
-
-class PhotographBank:
-    """Photographs of one size: uint8 (P, 3, 240, 360), on the device where clips are rendered.
-
-    Raises:
-        UserError: the folder holds no pictures.
-    """
-
-    def __init__(self, folder: Path, device: torch.device | str = "cpu") -> None:
-        paths = sorted(path for path in Path(folder).glob("*") if path.suffix in (".jpg", ".png"))
-        if not paths:
-            raise UserError(
-                f"{folder} holds no .jpg or .png: fill it by python -m lora_tta.embedded.photographs"
-            )
-        size = PHOTOGRAPH_SIZE[::-1]
-        pictures = [
-            ImageOps.fit(Image.open(path).convert("RGB"), size, Image.Resampling.LANCZOS) for path in paths
-        ]
-        stacked = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
-        self.pictures = stacked.permute(0, 3, 1, 2).contiguous().to(device)
-
-    def __len__(self) -> int:
-        return len(self.pictures)
 
 
 @dataclass
@@ -145,7 +114,7 @@ def _part(
     softness: float = 0.015,
     light: np.ndarray | float = 1.0,
 ) -> dict:
-    """A thing at ``centre`` (frames, 2) in the world, turned by ``angle``, of half extents ``size`` (frames, 2)."""
+    """A thing at ``centre`` (frames, 2), turned by ``angle``, of half extents ``size`` (frames, 2)."""
     size = np.broadcast_to(np.asarray(size, dtype=float), (len(t), 2))
     matrix = _rotation(-angle) / size[:, :, None]
     placed = {
@@ -206,7 +175,7 @@ def _draw_thing(rng: np.random.Generator, t: np.ndarray, camera: _Camera, photog
 
 
 def _draw_person(rng: np.random.Generator, t: np.ndarray, camera: _Camera, photographs: int) -> list[dict]:
-    """A body of jointed limbs that swing, walk or stand: twelve parts, back to front."""
+    """A body of jointed limbs that swing, walk or stand: eleven parts, back to front."""
     height = rng.uniform(0.35, 1.0)  # of the whole body
     looks = [_draw_look(rng, photographs, (0.03, 0.2)) for _ in range(3)]  # skin, shirt, trousers
     skin, shirt, trousers = looks
@@ -328,114 +297,3 @@ def draw_footage(seed: int, num_frames: int, fps: float, photographs: int) -> Sc
     scene["photograph"] = torch.tensor([int(layer["photograph"]) for layer in layers])
     scene["noise_seed"] = torch.tensor(seed)
     return scene
-
-
-def _render_layer(layer: Scene, pictures: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Colour (B, F, 3, H, W) and opacity (B, F, 1, H, W) of one layer."""
-
-    def per_clip(value: Tensor) -> Tensor:
-        return value[:, None, None, None]
-
-    def per_frame(value: Tensor) -> Tensor:
-        return value[:, :, None, None]
-
-    a, b = layer["matrix"], layer["offset"]
-    u = per_frame(a[..., 0, 0]) * x + per_frame(a[..., 0, 1]) * y + per_frame(b[..., 0])
-    v = per_frame(a[..., 1, 0]) * x + per_frame(a[..., 1, 1]) * y + per_frame(b[..., 1])
-    m, c = layer["texture"], layer["texture_offset"]
-    extent = layer["extent"]
-    aspect = (extent / extent.amax(dim=1, keepdim=True)).clamp(min=1e-3)
-    p, q = u * per_clip(aspect[:, 0]), v * per_clip(aspect[:, 1])
-    grid = torch.stack(
-        (
-            per_clip(m[:, 0, 0]) * p + per_clip(m[:, 0, 1]) * q + per_clip(c[:, 0]),
-            per_clip(m[:, 1, 0]) * p + per_clip(m[:, 1, 1]) * q + per_clip(c[:, 1]),
-        ),
-        dim=-1,
-    )
-    batch, frames, height, width, _ = grid.shape
-    source = pictures[layer["photograph"]].to(grid.dtype) / 255
-    colour = grid_sample(
-        source, grid.flatten(1, 2), padding_mode="reflection", align_corners=False, mode="bilinear"
-    )
-    colour = colour.unflatten(2, (frames, height)).transpose(1, 2)
-    mean = source.mean(dim=(2, 3))[:, None, :, None, None]
-    colour = mean + layer["contrast"][:, None, None, None, None] * (colour - mean)
-    colour = colour * layer["tint"][:, None, :, None, None] * layer["light"][:, :, None, None, None]
-
-    power = per_clip(layer["exponent"])
-    radius = (u.abs().pow(power) + v.abs().pow(power) + 1e-6).pow(1 / power)
-    outline = torch.ones_like(radius)
-    if layer["waves"].any():
-        polar = torch.atan2(v, u + 1e-6)
-        for k in range(HARMONICS):
-            shape = torch.cos((k + 1) * polar + per_clip(layer["wave_phase"][:, k]))
-            outline = outline + per_frame(layer["waves"][..., k]) * shape
-    distance = (radius - outline) * per_clip(extent.amin(dim=1))
-    inside = torch.sigmoid(-distance / per_clip(layer["softness"]) * 2)
-    return colour.clamp(0, 1), torch.lerp(
-        torch.ones_like(inside), inside, per_clip(layer["bounded"])
-    ).unsqueeze(2)
-
-
-def _blur(picture: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur of (B, F, 3, H, W) by ``sigma`` (B,) pixels."""
-    batch, frames, channels, height, width = picture.shape
-    taps = torch.arange(BLUR_TAPS, device=picture.device) - BLUR_TAPS // 2
-    kernel = torch.exp(-0.5 * (taps / sigma.clamp(min=0.05)[:, None]).square())
-    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(channels, dim=0)[:, None, None]
-    rows = picture.transpose(0, 1).flatten(1, 2)
-    edge = BLUR_TAPS // 2
-    rows = conv2d(pad(rows, (edge, edge, 0, 0), mode="replicate"), kernel, groups=batch * channels)
-    rows = conv2d(
-        pad(rows, (0, 0, edge, edge), mode="replicate"), kernel.transpose(2, 3), groups=batch * channels
-    )
-    return rows.unflatten(1, (batch, channels)).transpose(0, 1)
-
-
-def render_footage(scenes: Scene, bank: PhotographBank, height: int, width: int) -> Tensor:
-    """Render a batch on the device that its tensors and the bank are on.
-
-    Args:
-        scenes: tensors of ``draw_footage`` stacked over clips: (batch, ...).
-        bank: the photographs, as many as the scenes were drawn for.
-        height: picture height in pixels.
-        width: picture width in pixels.
-
-    Returns:
-        (batch, frames, 3, height, width), float32 in [0, 1].
-    """
-    device, scale = scenes["matrix"].device, SUPERSAMPLING
-    x = (torch.arange(width * scale, device=device) + 0.5) * 2 / (width * scale) - 1
-    y = ((torch.arange(height * scale, device=device) + 0.5) * 2 - height * scale) / (width * scale)
-    per_layer = ("matrix", "offset", "texture", "texture_offset", "tint", "contrast", "extent", "bounded")
-    per_layer += ("exponent", "waves", "wave_phase", "softness", "light", "photograph")
-    used = scenes["opacity"].bool().any(dim=0).tolist()
-    picture = None
-    for index in (index for index in range(NUM_LAYERS) if used[index]):
-        layer = {name: scenes[name][:, index] for name in per_layer}
-        colour, opacity = _render_layer(layer, bank.pictures, x, y[:, None])
-        opacity = opacity * scenes["opacity"][:, index, None, None, None, None]
-        picture = colour if picture is None else torch.lerp(picture, colour, opacity)
-    assert picture is not None
-    frames = picture.shape[1]
-    picture = avg_pool2d(picture.flatten(0, 1), scale).unflatten(0, (-1, frames))
-
-    def per_clip(name: str) -> Tensor:
-        return scenes[name][:, None, None, None, None]
-
-    picture = _blur(picture, scenes["blur"])
-    grey = (picture * picture.new_tensor((0.299, 0.587, 0.114))[:, None, None]).sum(dim=2, keepdim=True)
-    picture = torch.lerp(
-        picture * scenes["cast"][:, None, :, None, None], grey.expand_as(picture), per_clip("grey")
-    )
-    column = torch.linspace(-1, 1, width, device=device)
-    row = torch.linspace(-1, 1, height, device=device)[:, None]
-    fall = 1 - per_clip("vignette") * (column.square() + row.square()) / 2
-    picture = (picture * fall).clamp(0, 1).pow(per_clip("gamma")) * scenes["gain"][:, :, None, None, None]
-    picture = (picture - per_clip("black")) / (1 - per_clip("black"))
-    generator = torch.Generator(device).manual_seed(int(scenes["noise_seed"][0]))
-    noise = torch.randn(picture.shape, generator=generator, device=device)
-    picture = (picture + per_clip("noise") * noise).clamp(0, 1)
-    bars = scenes["bars"][:, :, None, None, None, None]
-    return torch.where((column.abs() > 1 - bars[:, 0]) | (row.abs() > 1 - bars[:, 1]), 0, picture)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import conv3d, pad
 
-from lora_tta.embedded.footage import PhotographBank
+from lora_tta.embedded.footage_rendering import PhotographBank
 from lora_tta.embedded.recipe import VALIDATION_SEED, Video
 from lora_tta.embedded.scenes import render_videos, scene_batches
 

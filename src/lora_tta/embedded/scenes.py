@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lora_tta.embedded import footage, layered_scene
-from lora_tta.embedded.footage import PhotographBank, draw_footage, render_footage
+from lora_tta.embedded.footage import draw_footage
+from lora_tta.embedded.footage_rendering import PhotographBank, render_footage
 from lora_tta.embedded.layered_scene import Scene, render_scenes
 from lora_tta.embedded.recipe import FOOTAGE_CAPTIONS, Video
 from lora_tta.embedded.synthetic import TRAINING_CLASSES, draw_scene
@@ -65,8 +66,7 @@ def excerpt(scenes: Scene, clips: int, start: int, length: int) -> Scene:
 
 def render_videos(scenes: Scene, video: Video, bank: PhotographBank | None = None) -> Tensor:
     """Render to what the VAE takes: (batch, 3, frames, height, width) in [-1, 1]."""
-    if "photograph" in scenes:
-        assert bank is not None
+    if bank is not None and "photograph" in scenes:
         return render_footage(scenes, bank, video.height, video.width).transpose(1, 2) * 2 - 1
     return render_scenes(scenes, video.height, video.width).transpose(1, 2) * 2 - 1
 

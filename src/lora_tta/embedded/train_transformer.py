@@ -19,7 +19,7 @@ from torch.nn.functional import mse_loss
 from transformers import ByT5Tokenizer, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from lora_tta.data.ucf101 import caption_of
-from lora_tta.embedded.footage import PhotographBank
+from lora_tta.embedded.footage_rendering import PhotographBank
 from lora_tta.embedded.latents import LatentSpace
 from lora_tta.embedded.loop import completed_steps, first_seed_of, optimise, step_generator
 from lora_tta.embedded.recipe import FOOTAGE_CAPTIONS, TransformerRecipe, describe
@@ -193,7 +193,7 @@ def train_transformer(
     initial: Path | None = None,
     bank: PhotographBank | None = None,
 ) -> TextConditionedTransformer:
-    """Train transformer and text encoders, in the latent space that ``encode`` maps videos to, and return them.
+    """Train transformer and text encoders in the latent space that ``encode`` maps to, and return them.
 
     Every checkpoint also writes them, in float32, to folders in ``output``. With ``initial``, a folder of
     that layout or a pipeline folder, the training starts from its weights.

@@ -21,7 +21,7 @@ from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import (
 )
 from torch import Tensor, nn
 
-from lora_tta.embedded.footage import PhotographBank
+from lora_tta.embedded.footage_rendering import PhotographBank
 from lora_tta.embedded.latents import LatentSpace
 from lora_tta.embedded.loop import completed_steps, first_seed_of, optimise, step_generator
 from lora_tta.embedded.recipe import VALIDATION_SEED, VAERecipe, Video, describe
