@@ -34,9 +34,8 @@ from lora_tta.config import DataParams, PreprocessParams
 from lora_tta.data.preprocess import preprocess
 from lora_tta.data.scaling import FrameScaler
 from lora_tta.data.timeline import Timing, resample
-from lora_tta.data.transcode import ClipFormat, read_packets
+from lora_tta.data.transcode import read_packets
 from lora_tta.data.ucf101 import find_videos
-from lora_tta.records.clips import NUM_FRAMES
 
 
 def main() -> None:
@@ -49,11 +48,24 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--output", type=Path, help="write the figures as JSON too")
     arguments = parser.parse_args()
-    clip_format = ClipFormat(arguments.height, arguments.width, fps=24, window="first")
+    params = PreprocessParams(
+        size=None,
+        height=arguments.height,
+        width=arguments.width,
+        fps=24,
+        conditioning_frames=33,
+        generated_frames=32,
+        window="first",
+        windows_per_video=1,
+        stride=None,
+        num_clips=None,
+        search_clips=1,
+        seed=0,
+    )
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
-        usable = usable_videos(arguments.clips, clip_format, Path(folder, "usable"), arguments.min_clips)
-        work = pieces_of_work(usable, clip_format, Path(folder), cores)
+        usable = usable_videos(arguments.clips, params, Path(folder, "usable"), arguments.min_clips)
+        work = pieces_of_work(usable, params, Path(folder), cores)
         rows = [measure(name, run, len(usable), arguments.repeats) for name, run in work.items()]
     environment = {
         "machine": describe_cpu(),
@@ -66,10 +78,10 @@ def main() -> None:
         arguments.output.write_text(json.dumps({"environment": environment, "rows": rows}, indent=1) + "\n")
 
 
-def usable_videos(root: Path, clip_format: ClipFormat, folder: Path, min_clips: int) -> dict[Path, Timing]:
+def usable_videos(root: Path, params: PreprocessParams, folder: Path, min_clips: int) -> dict[Path, Timing]:
     """The videos that give a clip, linked into one folder until there are enough, and their timing."""
     sources = find_videos(root)
-    preprocess_folder(root, clip_format, folder.with_name("tried"), workers=1)
+    preprocess_folder(root, params, folder.with_name("tried"), workers=1)
     made = {path.stem for path in folder.with_name("tried").glob("*.mp4")}
     usable = {}
     for copy in range(-(-min_clips // len(made))):
@@ -83,11 +95,11 @@ def usable_videos(root: Path, clip_format: ClipFormat, folder: Path, min_clips: 
 
 
 def pieces_of_work(
-    usable: dict[Path, Timing], clip_format: ClipFormat, folder: Path, cores: int
+    usable: dict[Path, Timing], params: PreprocessParams, folder: Path, cores: int
 ) -> dict[str, Callable[[], None]]:
     """What is measured, by name; each does all clips once."""
-    needed = {path: num_needed(timing, clip_format.fps) for path, timing in usable.items()}
-    whole = partial(preprocess_folder, folder / "usable", clip_format, folder / "output")
+    needed = {path: num_needed(timing, params) for path, timing in usable.items()}
+    whole = partial(preprocess_folder, folder / "usable", params, folder / "output")
 
     def each(function: Callable[[Path], object]) -> Callable[[], None]:
         return lambda: [function(path) for path in usable] and None
@@ -97,7 +109,7 @@ def pieces_of_work(
         f"plain decoding, {cores} processes": partial(decode_in_processes, needed, cores),
         "plain decoding of whole files": each(lambda path: decode_to_nowhere(path, None)),
         "reading time stamps": each(read_packets),
-        "decoding and scaling": each(lambda path: scale(path, usable[path], clip_format)),
+        "decoding and scaling": each(lambda path: scale(path, usable[path], params)),
         "preprocessing": partial(whole, workers=1),
         f"preprocessing, {cores} processes": partial(whole, workers=cores),
     }
@@ -113,9 +125,9 @@ def pieces_of_work(
     return work
 
 
-def num_needed(timing: Timing, fps: int) -> int:
+def num_needed(timing: Timing, params: PreprocessParams) -> int:
     """Frames to decode for the window that begins with the first one: up to the one after its last."""
-    return min(timing.num_frames, int(Fraction(NUM_FRAMES, fps) / timing.frame_interval) + 1)
+    return min(timing.num_frames, int(Fraction(params.num_frames, params.fps) / timing.frame_interval) + 1)
 
 
 def decode(path: Path) -> Iterator[av.VideoFrame]:
@@ -131,11 +143,11 @@ def decode_to_nowhere(path: Path, count: int | None) -> None:
     deque(islice(decode(path), count), maxlen=0)
 
 
-def scale(path: Path, timing: Timing, clip_format: ClipFormat) -> None:
+def scale(path: Path, timing: Timing, params: PreprocessParams) -> None:
     """What preprocessing does before it encodes."""
     scaler = None
-    for frame in resample(decode(path), timing, 0, NUM_FRAMES, clip_format.fps):
-        scaler = scaler or FrameScaler(frame, None, clip_format.height, clip_format.width)
+    for frame in resample(decode(path), timing, 0, params.num_frames, params.fps):
+        scaler = scaler or FrameScaler(frame, None, params.height, params.width)
         scaler(frame)
 
 
@@ -166,9 +178,8 @@ def decode_by_program(*videos: str) -> None:
     subprocess.run(["ffmpeg", *options, *videos, "-f", "null", "-"], check=True)
 
 
-def preprocess_folder(root: Path, clip_format: ClipFormat, output: Path, workers: int) -> None:
+def preprocess_folder(root: Path, params: PreprocessParams, output: Path, workers: int) -> None:
     """The preprocess stage without its output on the terminal."""
-    params = PreprocessParams(**vars(clip_format), num_clips=None, search_clips=1, seed=0)
     with open(os.devnull, "w") as silence, redirect_stdout(silence), redirect_stderr(silence):
         preprocess(
             DataParams(root=root, search_list=None, split_list=None, caption_suffix=None),

@@ -69,6 +69,28 @@ PositiveFloat = Annotated[FiniteFloat, Field(gt=0)]
 Name = Annotated[str, AfterValidator(checked_name)]
 PathOrURI = Annotated[str, BeforeValidator(lambda place: str(place) if isinstance(place, Path) else place)]
 BETTER = {row.name: row.direction for row in METRICS}
+
+# Frames of a latent frame of the VAE; the first one is of one frame alone.
+FRAMES_PER_LATENT = 4
+
+
+def _frames(rest: int, form: str) -> AfterValidator:
+    """Accept numbers of frames that leave ``rest``, and propose the nearest ones."""
+
+    def check(count: int) -> int:
+        below = count - (count - rest) % FRAMES_PER_LATENT
+        if below != count:
+            near = [str(valid) for valid in (below, below + FRAMES_PER_LATENT) if valid > 0]
+            raise ValueError(
+                f"{count} is not {form}, as the VAE needs it: take {' or '.join(near)}, which are the nearest"
+                if near[1:]
+                else f"{count} is not {form}, as the VAE needs it: take at least {near[0]}"
+            )
+        return count
+
+    return AfterValidator(check)
+
+
 Measured = Annotated[
     str, _one_of("metric or cost", {row.name: row for rows in (METRICS, COSTS) for row in rows})
 ]
@@ -97,18 +119,34 @@ class DataParams(Section):
 
 
 class PreprocessParams(Section):
-    """Raw clips to 65-frame H.264 clips; sizes in pixels, ``fps`` in frames per second.
+    """Raw videos to H.264 clips; sizes in pixels, ``fps`` in frames per second.
+
+    ``size`` gives every video height and width by its shape, and those below do not count.
+
+    A clip is a window of ``conditioning_frames``, which the model sees, and ``generated_frames`` after them.
+    A video gives ``windows_per_video``, or as many as it has room for, the start of each ``stride`` frames
+    after that of the one before; None is after its end. ``window`` is where they all lie in the video.
 
     ``num_clips`` counts all clips, and ``search_clips`` those of them that are for the search.
     """
 
+    size: Literal["256px", "768px"] | None
     height: Annotated[int, Field(ge=32, multiple_of=16)]
     width: Annotated[int, Field(ge=32, multiple_of=16)]
     fps: PositiveInt
-    window: Literal["first", "middle"]
+    conditioning_frames: Annotated[PositiveInt, _frames(1, "4 k + 1")]
+    generated_frames: Annotated[PositiveInt, _frames(0, "a multiple of 4")]
+    window: Literal["first", "middle", "random"]
+    windows_per_video: PositiveInt
+    stride: PositiveInt | None
     num_clips: PositiveInt | None
     search_clips: PositiveInt
     seed: NonNegativeInt
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of a clip."""
+        return self.conditioning_frames + self.generated_frames
 
     @model_validator(mode="after")
     def _clips_are_left_for_the_test(self) -> Self:
@@ -241,7 +279,7 @@ class AdaptationParams(Section):
 
 
 class GenerationParams(Section):
-    """Sampling of the continuation in ``v2v_head``.
+    """Sampling of the continuation.
 
     ``num_samples`` continuations of a clip differ in their starting noise alone; arms have the same noise.
     """
@@ -255,7 +293,7 @@ class GenerationParams(Section):
 
 
 class EvaluationParams(Section):
-    """Metrics on frames 34-65 and the paired statistics of the report.
+    """Metrics on the generated frames and the paired statistics of the report.
 
     ``primary`` is the metric that the answer is given in; the others are secondary.
     """
@@ -411,6 +449,18 @@ class Params(Section):
             raise ValueError(
                 f"{', '.join(sorted(trained))} in search.objectives or constraints needs "
                 "evaluation.lpips: required"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _frames_are_left_to_adapt_to(self) -> Self:
+        frames, stopping = self.preprocess.conditioning_frames, self.adaptation.stopping
+        known = (frames - 1) // FRAMES_PER_LATENT + 1
+        if stopping is not None and stopping.held_out > known - 2:
+            allowed = f"hold out at most {known - 2}" if known > 2 else "set stopping to null"
+            raise ValueError(
+                f"adaptation.stopping.held_out is {stopping.held_out}, and the {frames} conditioning frames "
+                f"are {known} latent ones, of which two must be left: {allowed}"
             )
         return self
 

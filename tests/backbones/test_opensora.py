@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,8 @@ import torch
 from lora_tta.backbones import load_backbone
 from lora_tta.backbones.base import Conditioning
 from lora_tta.errors import FailedWork
+from lora_tta.models import pipeline as pipeline_module
+from lora_tta.models.packing import CONDITION_MODES
 from lora_tta.models.speed.acceleration import GraphedForward
 
 
@@ -15,10 +19,27 @@ def test_a_clip_is_encoded_to_nine_latent_frames_and_its_captions_embeddings(bac
     assert not torch.equal(conditioning["prompt_embeds"], conditioning["negative_prompt_embeds"])
 
 
-@pytest.mark.parametrize("num_frames", [32, 34, 65])
-def test_nothing_but_the_33_conditioning_frames_is_taken(backbone, moving_frames, num_frames):
-    with pytest.raises(ValueError, match="33"):
+@pytest.mark.parametrize("num_frames", [0, 32, 34])
+def test_other_numbers_of_frames_than_the_vae_takes_are_refused(backbone, moving_frames, num_frames):
+    with pytest.raises(ValueError, match="4 k \\+ 1"):
         backbone.encode(moving_frames[:num_frames, :32, :48], "x")
+
+
+@pytest.mark.parametrize("known", [1, 9, 17, 33, 49])
+def test_any_number_of_known_frames_is_continued_in_the_published_mode(
+    backbone, moving_frames, params, monkeypatch, known
+):
+    """Image to video with one; as from 33 with more."""
+    modes = []
+    build = pipeline_module.build_condition
+    monkeypatch.setattr(
+        pipeline_module, "build_condition", lambda mode, *rest: modes.append(mode) or build(mode, *rest)
+    )
+    conditioning = backbone.encode(moving_frames[:known, :32, :48], "bouncing ball")
+    frames = backbone.sample(conditioning, known + 8, params.generation, seed=0)
+    assert frames.shape == (known + 8, 32, 48, 3)
+    published = CONDITION_MODES["i2v_head" if known == 1 else "v2v_head"]
+    assert modes == [replace(published, num_latent_frames=(known - 1) // 4 + 1)]
 
 
 def test_saved_and_loaded_conditionings_are_the_same(conditioning, tmp_path):
@@ -33,11 +54,11 @@ def test_frames_of_a_broken_network_are_a_failure_and_never_a_video(backbone, co
     with torch.no_grad():
         backbone.network.proj_out.weight[0, 0] = value
     with pytest.raises(FailedWork, match="not finite"):
-        backbone.sample(conditioning, params.generation, seed=0)
+        backbone.sample(conditioning, 65, params.generation, seed=0)
 
 
 def test_sampled_frames_are_in_the_unit_range(backbone, conditioning, params):
-    frames = backbone.sample(conditioning, params.generation, seed=0)
+    frames = backbone.sample(conditioning, 65, params.generation, seed=0)
     assert frames.shape == (65, 32, 48, 3)
     assert np.all((frames >= 0) & (frames <= 1))
 
@@ -50,7 +71,7 @@ def test_encoding_loads_no_transformer_and_continuing_no_text_encoder(params, mo
     assert encoder.pipeline.transformer is None
     assert generator.pipeline.text_encoder is generator.pipeline.text_encoder_2 is None
     conditioning = encoder.encode(moving_frames[:33, :32, :48], "bouncing ball")
-    assert generator.sample(conditioning, params.generation, seed=0).shape == (65, 32, 48, 3)
+    assert generator.sample(conditioning, 65, params.generation, seed=0).shape == (65, 32, 48, 3)
 
 
 def test_first_uses_are_those_of_the_graphs_and_none_on_the_cpu(backbone):

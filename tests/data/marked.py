@@ -7,7 +7,7 @@ import numpy as np
 from lora_tta.data.transcode import ClipFormat, transcode
 from lora_tta.data.ucf101 import Source
 from lora_tta.data.video import read_video
-from lora_tta.records.clips import Cut
+from lora_tta.data.windows import Windows
 
 CASES = Path(__file__).parent / "cases"
 HEIGHT, WIDTH = 128, 224
@@ -29,12 +29,19 @@ def marked_frames(numbers: range) -> np.ndarray:
     return frames
 
 
+def clip_format(height: int, width: int, place: str = "first", known: int = 33, **windows) -> ClipFormat:
+    """Clips of 65 frames at 24 fps; one window of each video."""
+    windows = {"length": 65, "place": place, "count": 1, "stride": None, "seed": 0} | windows
+    return ClipFormat((height, width), 24, known, Windows(**windows))
+
+
 def read_clip(path: Path, output: Path, window: str = "first") -> np.ndarray:
     """The frames of the clip that preprocessing makes of a file; it has to make one."""
     output.mkdir(exist_ok=True)
-    clip_format = ClipFormat(HEIGHT, WIDTH, 24, window)
-    clip = transcode(Source(path, "marked", path.stem), path.parent, output, clip_format)
-    assert isinstance(clip, Cut), clip
+    source = Source(path, "marked", path.stem)
+    clips = transcode(source, path.parent, output, clip_format(HEIGHT, WIDTH, window))
+    assert isinstance(clips, list), clips
+    (clip,) = clips
     return read_video(output / clip.file_name)
 
 

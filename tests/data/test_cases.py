@@ -19,6 +19,7 @@ from marked import (
     RED,
     WIDTH,
     YELLOW,
+    clip_format,
     corners,
     marked_frames,
     numbers,
@@ -26,9 +27,8 @@ from marked import (
 )
 
 from lora_tta.data.rejection import Reason, Rejection
-from lora_tta.data.transcode import ClipFormat, transcode
+from lora_tta.data.transcode import transcode
 from lora_tta.data.ucf101 import Source
-from lora_tta.records.clips import Cut
 
 FROM_25_FPS = [*range(24), *range(25, 49), *range(50, 67)]
 X264 = {"codec": "libx264", "options": {"crf": "18"}}
@@ -37,7 +37,7 @@ SHORT_GOPS = {"codec": "libx264", "options": {"crf": "18", "g": "20", "bf": "2"}
 
 def rejected(path: Path, output: Path) -> Rejection:
     output.mkdir(exist_ok=True)
-    result = transcode(Source(path, "a", "a"), path.parent, output, ClipFormat(HEIGHT, WIDTH, 24, "first"))
+    result = transcode(Source(path, "a", "a"), path.parent, output, clip_format(HEIGHT, WIDTH))
     assert isinstance(result, Rejection)
     return result
 
@@ -248,8 +248,8 @@ def test_damage_of_any_kind_gives_a_clip_or_a_reason(tmp_path, seed):
         path = tmp_path / whole.name
         path.write_bytes(data)
         source = Source(path, "a", "a")
-        result = transcode(source, tmp_path, tmp_path, ClipFormat(32, 48, 24, "first"))
-        assert isinstance(result, Cut) or result.detail
+        result = transcode(source, tmp_path, tmp_path, clip_format(32, 48))
+        assert isinstance(result, list) or result.detail
 
 
 class TestContent:

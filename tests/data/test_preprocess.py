@@ -13,15 +13,23 @@ from lora_tta.errors import UserError
 from lora_tta.records.clips import read_manifest
 
 
-def params(num_clips=None, seed=0, search_clips=1) -> PreprocessParams:
+def params(num_clips=None, seed=0, search_clips=1, **others) -> PreprocessParams:
     return PreprocessParams(
-        height=32,
-        width=48,
-        fps=24,
-        window="first",
-        num_clips=num_clips,
-        search_clips=search_clips,
-        seed=seed,
+        **{
+            "size": None,
+            "height": 32,
+            "width": 48,
+            "fps": 24,
+            "conditioning_frames": 33,
+            "generated_frames": 32,
+            "window": "first",
+            "windows_per_video": 1,
+            "stride": None,
+            "num_clips": num_clips,
+            "search_clips": search_clips,
+            "seed": seed,
+        }
+        | others
     )
 
 

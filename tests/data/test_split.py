@@ -21,6 +21,7 @@ def cut(source: str, class_name: str, frames: str | None = None, clip_id: str | 
         source_fps=25.0,
         window_start=0,
         window_end=65,
+        conditioning_frames=33,
         fps=24,
         height=32,
         width=48,

@@ -6,7 +6,6 @@ from footage import CLIPS, encode, moving_frames
 
 from lora_tta.data.video import read_video, write_video
 from lora_tta.errors import UserError
-from lora_tta.records.clips import CONDITIONING_FRAMES, NUM_FRAMES
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -40,15 +39,15 @@ def test_colours_are_not_shifted_sideways(tmp_path):
 
 def test_the_future_leaves_no_trace_in_the_conditioning_frames(tmp_path):
     """The same 33 frames, then either calm or white noise: the first 33 decode to the same bits."""
-    calm = moving_frames(NUM_FRAMES)
+    calm = moving_frames(65)
     noisy = calm.copy()
-    noisy[CONDITIONING_FRAMES:] = np.random.default_rng(0).integers(0, 256, noisy[33:].shape, dtype=np.uint8)
+    noisy[33:] = np.random.default_rng(0).integers(0, 256, noisy[33:].shape, dtype=np.uint8)
     heads, packets = [], []
     for name, frames in (("calm.mp4", calm), ("noisy.mp4", noisy), ("alone.mp4", calm[:33])):
         write_video(tmp_path / name, frames, fps=24)
-        heads.append(read_video(tmp_path / name, CONDITIONING_FRAMES))
+        heads.append(read_video(tmp_path / name, 33))
         with av.open(str(tmp_path / name)) as container:
-            packets.append([bytes(packet) for packet in container.demux(video=0)][:CONDITIONING_FRAMES])
+            packets.append([bytes(packet) for packet in container.demux(video=0)][:33])
     assert (heads[0] == heads[1]).all()
     assert (heads[0] == heads[2]).all()
     assert packets[0] == packets[1] == packets[2]
@@ -56,10 +55,10 @@ def test_the_future_leaves_no_trace_in_the_conditioning_frames(tmp_path):
 
 
 def test_the_conditioning_frames_are_a_closed_group_of_pictures(tmp_path):
-    write_video(tmp_path / "a.mp4", moving_frames(NUM_FRAMES), fps=24)
+    write_video(tmp_path / "a.mp4", moving_frames(65), fps=24)
     with av.open(str(tmp_path / "a.mp4")) as container:
         frames = list(container.decode(video=0))
-    assert [index for index, frame in enumerate(frames) if frame.key_frame] == [0, CONDITIONING_FRAMES]
+    assert [index for index, frame in enumerate(frames) if frame.key_frame] == [0, 33]
     assert {frame.pict_type for frame in frames} == {PictureType.I, PictureType.P}
 
 

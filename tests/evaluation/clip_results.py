@@ -30,6 +30,7 @@ def make_result(
     return ClipResult(
         clip_id=clip_id,
         class_name=class_name,
+        conditioning_frames=33,
         metrics=ClipMetrics(per_frame, summary),
         losses=losses,
         work=f"work_{psnr:g}",

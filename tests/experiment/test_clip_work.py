@@ -17,7 +17,7 @@ from lora_tta.config import Params, load_params
 from lora_tta.data.video import write_video
 from lora_tta.experiment.clip_work import ClipWork
 from lora_tta.experiment.encoding import encode_clip
-from lora_tta.records.clips import NUM_FRAMES, Clip
+from lora_tta.records.clips import Clip
 from lora_tta.records.yardsticks import LAST_FRAME, OTHER_SEED, RECONSTRUCTION, YARDSTICKS
 
 CLIP = {
@@ -29,6 +29,7 @@ CLIP = {
     "source_fps": 25.0,
     "window_start": 0,
     "window_end": 65,
+    "conditioning_frames": 33,
     "fps": 24,
     "height": 32,
     "width": 48,
@@ -138,7 +139,7 @@ def conditioning_key(folder: Path, frames: np.ndarray, environment: dict, **chan
 
 
 def test_a_conditionings_key_holds_the_gpu_the_known_frames_and_the_caption_but_no_later_frame(tmp_path):
-    frames = np.random.default_rng(0).integers(0, 256, (NUM_FRAMES, 32, 48, 3), dtype=np.uint8)
+    frames = np.random.default_rng(0).integers(0, 256, (65, 32, 48, 3), dtype=np.uint8)
     later, earlier = frames.copy(), frames.copy()
     later[33:] = 0
     earlier[:33] = 0

@@ -12,7 +12,7 @@ from lora_tta.experiment.lazy_model import LazyModel
 from lora_tta.records.clips import Clip
 
 CLIP = Clip(
-    "v_Sliding_g01_c01", "Sliding", "sliding", "a.avi", 65, 24.0, 0, 65, 24, 32, 48, "", "", "", "test"
+    "v_Sliding_g01_c01", "Sliding", "sliding", "a.avi", 65, 24.0, 0, 65, 33, 24, 32, 48, "", "", "", "test"
 )
 
 

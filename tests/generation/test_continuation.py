@@ -11,7 +11,7 @@ from lora_tta.generation.continuation import generate_continuation
 @pytest.fixture
 def generate(backbone, params, moving_frames):
     conditioning = backbone.encode(moving_frames[:33, :32, :48], "sliding pattern")
-    return lambda seed: generate_continuation(backbone, conditioning, params.generation, seed)
+    return lambda seed: generate_continuation(backbone, conditioning, 65, params.generation, seed)
 
 
 def test_a_continuation_has_65_frames_of_the_clips_size_and_a_cost(generate):

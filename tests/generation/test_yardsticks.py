@@ -10,11 +10,11 @@ from lora_tta.generation.yardsticks import reconstruct, repeat_last_frame
 
 def test_a_still_picture_shows_the_last_known_frame_and_nothing_of_the_future(moving_frames):
     frames = moving_frames[:65]
-    still = repeat_last_frame(frames)
+    still = repeat_last_frame(frames, 33)
     assert (still[:33] == frames[:33]).all()
     assert (still[33:] == frames[32]).all()
     other_future = np.concatenate([frames[:33], 255 - frames[33:]])
-    assert (repeat_last_frame(other_future) == still).all()
+    assert (repeat_last_frame(other_future, 33) == still).all()
 
 
 def test_a_reconstruction_is_what_the_models_vae_makes_of_the_frames(params, moving_frames):

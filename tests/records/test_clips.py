@@ -16,6 +16,7 @@ def clip(class_name: str, number: int, split: Split = "test") -> Clip:
         source_fps=29.97,
         window_start=3,
         window_end=68,
+        conditioning_frames=33,
         fps=24,
         height=192,
         width=336,

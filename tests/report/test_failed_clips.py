@@ -39,7 +39,9 @@ REASON = 'the loss is nan, "at" step 3 <of 5>'
 
 
 def clip(clip_id: str) -> Clip:
-    return Clip(clip_id, "Class", "class", "a.avi", 65, 24.0, 0, 65, 24, 32, 48, "0", "0", "a.avi", "test")
+    return Clip(
+        clip_id, "Class", "class", "a.avi", 65, 24.0, 0, 65, 33, 24, 32, 48, "0", "0", "a.avi", "test"
+    )
 
 
 def failure(clip_id: str, reason: str = REASON) -> ClipFailure:

@@ -11,7 +11,7 @@ from commands import REPOSITORY
 from prepared_clips import write_raw_clip
 
 from lora_tta.cli.main import main as command
-from lora_tta.records.clips import CONDITIONING_FRAMES, Split, read_manifest
+from lora_tta.records.clips import Split, read_manifest
 from lora_tta.stages import adapt, baseline, encode, evaluate, preprocess, search
 from lora_tta.stages.paths import ADAPT, BASELINE, BEST, CLIPS, METRICS, SEARCH_CLIPS_METRICS, TRIALS
 
@@ -77,7 +77,7 @@ def change_future_of(split: Split, raw) -> None:
     """Invert what comes after the conditioning frames of the first clip that is for this."""
     clip = read_manifest(CLIPS, split)[0]
     frames = raw[clip.clip_id].copy()
-    frames[CONDITIONING_FRAMES:] = 255 - frames[CONDITIONING_FRAMES:]
+    frames[clip.conditioning_frames :] = 255 - frames[clip.conditioning_frames :]
     write_raw_clip(Path("raw") / clip.source, frames)
 
 

@@ -47,10 +47,13 @@ def outcome_of(folder: Path, clip_id: str, psnr: float, adapted: bool = True) ->
         (adapter / "adapter_model.safetensors").write_bytes(b"weights")
     summary = {"psnr": psnr, "ssim": 0.5, "lpips_untrained": 0.1, "temporal_consistency": 30.0}
     return ClipOutcome(
-        clip=Clip(clip_id, "Class", "class", "a.avi", 65, 24.0, 0, 65, 24, 32, 48, "0", "0", "a.avi", "test"),
+        clip=Clip(
+            clip_id, "Class", "class", "a.avi", 65, 24.0, 0, 65, 33, 24, 32, 48, "0", "0", "a.avi", "test"
+        ),
         result=ClipResult(
             clip_id=clip_id,
             class_name="Class",
+            conditioning_frames=33,
             metrics=ClipMetrics({name: np.full(32, value) for name, value in summary.items()}, summary),
             losses=(2.0, psnr / 10) if adapted else (),
             device="cpu",

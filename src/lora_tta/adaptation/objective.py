@@ -38,7 +38,7 @@ class AdaptationLoss:
 
         - ``all``: every frame, also those whose error counts (the published objective);
         - ``prefix``: the first 1 to T - 1 latent frames, as in sampling; the error of the others counts, or
-          of all frames if ``scored`` says so;
+          of all frames if ``scored`` says so; none of a single one, which would leave none;
         - ``none``: no frame.
         """
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
@@ -67,7 +67,7 @@ class AdaptationLoss:
             case "none":
                 return 0
             case "prefix":
-                return int(torch.randint(1, num_frames, (1,), generator=generator))
+                return int(torch.randint(1, num_frames, (1,), generator=generator)) if num_frames > 1 else 0
 
 
 def _send(tensor: Tensor, device: torch.device) -> Tensor:

@@ -71,7 +71,7 @@ class Backbone(Protocol):
     def first_use_seconds(self) -> float: ...  # noqa: D102
 
     def encode(self, frames: np.ndarray, caption: str) -> Conditioning:
-        """Encode the conditioning frames, uint8 (F, H, W, 3), and the caption of one clip."""
+        """Encode the conditioning frames, uint8 (F, H, W, 3), F = 4 k + 1, and the caption of one clip."""
         ...
 
     def clean_latents(self, conditioning: Conditioning) -> Tensor:
@@ -109,8 +109,10 @@ class Backbone(Protocol):
         """Switch recomputation in the backward pass on or off; None decides by the memory that is left."""
         ...
 
-    def sample(self, conditioning: Conditioning, params: GenerationParams, seed: int) -> np.ndarray:
-        """Generate a clip: float (F, H, W, 3) in [0, 1], the known frames included.
+    def sample(
+        self, conditioning: Conditioning, num_frames: int, params: GenerationParams, seed: int
+    ) -> np.ndarray:
+        """Generate a clip of F = ``num_frames``: float (F, H, W, 3) in [0, 1], the known frames included.
 
         The starting noise depends on ``seed`` alone.
 

@@ -1,4 +1,8 @@
-"""Open-Sora v2.0 (https://arxiv.org/abs/2503.09642), continuing a clip in the mode ``v2v_head``."""
+"""Open-Sora v2.0 (https://arxiv.org/abs/2503.09642), continuing a clip.
+
+The mode is the published ``v2v_head`` with 33 known frames, the same with any other 4 k + 1, and ``i2v_head``
+with one.
+"""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +22,8 @@ from lora_tta.models.memory import activation_bytes, available_memory
 from lora_tta.models.packing import (
     PATCH_SIZE,
     SPATIAL_COMPRESSION,
+    TEMPORAL_COMPRESSION,
+    head_mode,
     pack_condition,
     pack_latents,
     prepare_img_ids,
@@ -28,9 +34,6 @@ from lora_tta.models.scheduling import add_noise, shift_timesteps, time_shift_al
 from lora_tta.models.speed.acceleration import GraphedForward, accelerate, find_kernels
 from lora_tta.models.transformer import OpenSoraTransformer3DModel
 from lora_tta.models.vae import encode_video, preprocess_frames
-from lora_tta.records.clips import CONDITIONING_FRAMES, NUM_FRAMES
-
-MODE = "v2v_head"
 
 
 def load(params: ModelParams, device: torch.device, for_encoding: bool) -> "OpenSoraBackbone":
@@ -55,7 +58,7 @@ class OpenSoraBackbone:
 
     Its conditionings hold:
 
-    - ``reference_latents`` (1, 16, 9, H/8, W/8), scaled latents of the 33 frames encoded alone;
+    - ``reference_latents`` (1, 16, T, H/8, W/8), scaled latents of the known frames, encoded alone;
     - ``prompt_embeds`` (1, L, D), T5 states of the caption;
     - ``pooled_prompt_embeds`` (1, P), pooled CLIP output of the caption;
     - ``negative_prompt_embeds`` and ``negative_pooled_prompt_embeds``, the same of the empty prompt.
@@ -91,19 +94,20 @@ class OpenSoraBackbone:
         """Encode the conditioning frames and the caption of one clip.
 
         Args:
-            frames: (33, H, W, 3) uint8, the conditioning frames and no others.
+            frames: (F, H, W, 3) uint8, the conditioning frames and no others.
             caption: the prompt.
 
         Raises:
-            ValueError: ``frames`` does not hold exactly 33 frames.
+            ValueError: F is not 4 k + 1.
         """
-        if len(frames) != CONDITIONING_FRAMES:
-            raise ValueError(f"expected the {CONDITIONING_FRAMES} conditioning frames, got {len(frames)}")
+        mode = head_mode((len(frames) - 1) // TEMPORAL_COMPRESSION + 1)
+        if len(frames) != mode.num_frames:
+            raise ValueError(f"expected 4 k + 1 conditioning frames, got {len(frames)}")
         prompt_embeds, pooled_prompt_embeds = self.pipeline.encode_prompt(caption)
         negative_prompt_embeds, negative_pooled_prompt_embeds = self.pipeline.encode_prompt("")
         return Conditioning(
             {
-                "reference_latents": self.pipeline.encode_reference(frames, MODE),
+                "reference_latents": self.pipeline.encode_reference(frames, mode),
                 "prompt_embeds": prompt_embeds,
                 "pooled_prompt_embeds": pooled_prompt_embeds,
                 "negative_prompt_embeds": negative_prompt_embeds,
@@ -112,7 +116,7 @@ class OpenSoraBackbone:
         )
 
     def clean_latents(self, conditioning: Conditioning) -> Tensor:
-        """Scaled latents of the conditioning frames, float32 (1, 16, 9, H/8, W/8)."""
+        """Scaled latents of the conditioning frames, float32 (1, 16, T, H/8, W/8)."""
         return conditioning["reference_latents"].float()
 
     def first_latents(self, conditioning: Conditioning, count: int) -> Conditioning:
@@ -170,9 +174,12 @@ class OpenSoraBackbone:
             self.network.disable_gradient_checkpointing()
 
     @torch.no_grad()
-    def sample(self, conditioning: Conditioning, params: GenerationParams, seed: int) -> np.ndarray:
-        """Sample and decode 65 frames; see :class:`lora_tta.backbones.base.Backbone`."""
-        height, width = (SPATIAL_COMPRESSION * size for size in conditioning["reference_latents"].shape[-2:])
+    def sample(
+        self, conditioning: Conditioning, num_frames: int, params: GenerationParams, seed: int
+    ) -> np.ndarray:
+        """Sample and decode; see :class:`lora_tta.backbones.base.Backbone`."""
+        known, *latent_size = conditioning["reference_latents"].shape[2:]
+        height, width = (SPATIAL_COMPRESSION * size for size in latent_size)
         last: dict[str, Tensor] = {}
 
         def keep(pipeline: object, step: int, timestep: Tensor, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -181,10 +188,10 @@ class OpenSoraBackbone:
 
         inputs: dict[str, Any] = dict(conditioning.tensors)
         output = self.pipeline(
-            mode=MODE,
+            mode=head_mode(known),
             height=height,
             width=width,
-            num_frames=NUM_FRAMES,
+            num_frames=num_frames,
             num_inference_steps=params.num_inference_steps,
             guidance_scale=params.guidance_scale,
             image_guidance_scale=params.image_guidance_scale,

@@ -1,4 +1,4 @@
-"""The preprocess stage: a folder of raw videos to a folder of 65-frame clips with their manifest.
+"""The preprocess stage: a folder of raw videos to a folder of clips with their manifest.
 
 Every clip is for the search or for the test (:mod:`lora_tta.data.split`). The split is made when all clips
 are there, from them alone, so neither the order of the work nor a rejected video has a part in it.
@@ -31,6 +31,7 @@ from lora_tta.data.split import draw_split, footage_key, split_as_listed
 from lora_tta.data.stratified import StratifiedSampler
 from lora_tta.data.transcode import ClipFormat, read_packets, transcode
 from lora_tta.data.ucf101 import Source, name_sources, read_split_list, select_listed
+from lora_tta.data.windows import Windows
 from lora_tta.errors import UserError
 from lora_tta.files import PARTIAL_PATTERN, write_text
 from lora_tta.records.clips import MANIFEST_NAME, Clip, Cut, write_manifest
@@ -39,7 +40,7 @@ REJECTED_NAME = "rejected.json"
 # Fewer are done before one more process has started.
 CLIPS_PER_WORKER = 16
 
-Transcode = Callable[[Source], Cut | Rejection]
+Transcode = Callable[[Source], list[Cut] | Rejection]
 
 
 @dataclass(frozen=True)
@@ -78,15 +79,14 @@ def preprocess(
     # Without its manifest, a folder left half done by an interruption is not taken for a finished one.
     (output / MANIFEST_NAME).unlink(missing_ok=True)
 
-    clip_format = ClipFormat(params.height, params.width, params.fps, params.window)
-    run = partial(transcode, root=data.root, output=output, clip_format=clip_format)
+    run = partial(transcode, root=data.root, output=output, clip_format=clip_format_of(params))
     wanted = pools.wanted_for_search + pools.wanted
     rejections = list(pools.skipped)
     with (
         _mapper(workers or min(_available_cores(), 1 + wanted // CLIPS_PER_WORKER)) as mapper,
         tqdm(total=wanted, desc="preprocess", unit="clip") as bar,
     ):
-        make = partial(_transcode_sampled, params.seed, run, mapper, bar, rejections)
+        make = partial(_transcode_sampled, params, run, mapper, bar, rejections)
         listed = make(pools.for_search, pools.wanted_for_search)
         others = make(pools.sources, pools.wanted)
 
@@ -107,6 +107,22 @@ def preprocess(
         print(f"preprocess: {warning}", file=sys.stderr)
     print(f"preprocess: {summary}; {_describe_split(clips, params.search_clips, data.search_list)}")
     return summary
+
+
+def clip_format_of(params: PreprocessParams) -> ClipFormat:
+    """The format that the settings describe."""
+    return ClipFormat(
+        size=params.size or (params.height, params.width),
+        fps=params.fps,
+        conditioning_frames=params.conditioning_frames,
+        windows=Windows(
+            length=params.num_frames,
+            place=params.window,
+            count=params.windows_per_video,
+            stride=params.stride,
+            seed=params.seed,
+        ),
+    )
 
 
 def check_folder(root: Path) -> None:
@@ -132,7 +148,7 @@ def check_folder(root: Path) -> None:
 
 @dataclass(frozen=True)
 class _Pools:
-    """The raw videos to draw from, and how many clips to make of them.
+    """The raw videos to draw from, and how many clips to make of them, at most.
 
     Attributes:
         for_search: those that are for the search by a list; none without one.
@@ -166,8 +182,8 @@ def _find_pools(data: DataParams, params: PreprocessParams) -> _Pools:
             raise UserError(f"{data.search_list} lists all videos in {data.root}: leave some for the test")
     if for_search:
         _check_lists(data, for_search, sources)
-    wanted_for_search = min(params.search_clips, len(for_search))
-    wanted = len(sources)
+    wanted_for_search = min(params.search_clips, len(for_search) * params.windows_per_video)
+    wanted = len(sources) * params.windows_per_video
     if params.num_clips is not None:
         wanted = min(params.num_clips - (params.search_clips if for_search else 0), wanted)
     return _Pools(
@@ -214,7 +230,7 @@ def _divided(data: DataParams, found: object) -> UserError:
 
 
 def _transcode_sampled(
-    seed: int,
+    params: PreprocessParams,
     run: Transcode,
     mapper: Callable,
     bar: tqdm,
@@ -223,17 +239,22 @@ def _transcode_sampled(
     wanted: int,
 ) -> list[Cut]:
     """Make ``wanted`` clips of ``sources``, or as many as they give; adds to ``rejections``."""
-    sampler = StratifiedSampler(sources, seed)
+    sampler, each = StratifiedSampler(sources, params.seed), params.windows_per_video
+    possible = len(sources) * each
     cuts: list[Cut] = []
-    while batch := sampler.draw(wanted - len(cuts)):
+    while batch := sampler.draw(-(-(wanted - len(cuts)) // each)):
         for source, result in zip(batch, mapper(run, batch), strict=True):
-            if isinstance(result, Cut):
-                cuts.append(result)
-                bar.update()
-            else:
+            if isinstance(result, Rejection):
                 rejections.append(result)
                 sampler.reject(source)
                 bar.set_postfix(rejected=len(rejections))
+                result = []
+            made = result[: wanted - len(cuts)]
+            cuts += made
+            # What cannot be replaced is no longer waited for.
+            before, possible = possible, possible - each + len(result)
+            bar.total -= max(min(wanted, before) - possible, 0)
+            bar.update(len(made))
     return cuts
 
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 class Reason(StrEnum):
     """Why a raw video gives no clip."""
 
-    TOO_SHORT = "too_short"  # intact, but less than 65 frames at the target rate
+    TOO_SHORT = "too_short"  # intact, but less than one window at the target rate
     TRUNCATED = "truncated"  # the file ends before the frames its container promises, wherever the window is
     UNREADABLE = "unreadable"  # cannot be opened, or not decoded without errors up to the window's end
     NO_VIDEO = "no_video"  # opens, but holds no moving pictures

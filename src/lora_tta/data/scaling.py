@@ -27,6 +27,17 @@ _MATRIX_NAMES = {BT709: "bt709", BT601: "bt601"}
 _SCALING = "flags=bicubic+accurate_rnd"
 
 
+def shape_of(frame: av.VideoFrame, sample_aspect_ratio: Fraction | None) -> Fraction:
+    """Height / width of a frame as it is shown, upright.
+
+    Args:
+        frame: as stored.
+        sample_aspect_ratio: width to height of a pixel; ``None`` is square.
+    """
+    shape = Fraction(frame.height, frame.width) / (sample_aspect_ratio or 1)
+    return 1 / shape if _orientation(frame).transposed else shape
+
+
 class FrameScaler:
     """Turns frames upright, crops their centre and resizes it, to yuv420p.
 
@@ -47,7 +58,7 @@ class FrameScaler:
     def __init__(self, frame: av.VideoFrame, sample_aspect_ratio: Fraction | None, height: int, width: int):
         self._first_size = frame.width, frame.height
         self._pixel_aspect = sample_aspect_ratio or Fraction(1)
-        self._height, self._width = height, width
+        self.height, self.width = height, width
         # Of the first frame alone: a frame asked for its side data is kept until garbage is collected.
         self._orientation = _orientation(frame)
         self.colorspace = BT601 if _source_matrix(frame) in (BT601, _BT470BG) else BT709
@@ -77,7 +88,7 @@ class FrameScaler:
 
     @cached_property
     def _to_yuv(self) -> "RGBConverter":
-        return RGBConverter(self._height, self._width, self.colorspace)
+        return RGBConverter(self.height, self.width, self.colorspace)
 
     def _steps(self, frame: av.VideoFrame, mapped: bool) -> list[tuple[str, ...]]:
         steps: list[tuple[str, ...]] = [("field", "top")] if frame.interlaced_frame else []
@@ -89,8 +100,8 @@ class FrameScaler:
         pixel_aspect = self._pixel_aspect
         if self._orientation.transposed:
             width, height, pixel_aspect = height, width, 1 / pixel_aspect
-        box = crop_box(width, height, Fraction(self._width, self._height) / pixel_aspect)
-        size = f"{self._width}:{self._height}"
+        box = crop_box(width, height, Fraction(self.width, self.height) / pixel_aspect)
+        size = f"{self.width}:{self.height}"
         colours = "out_range=pc" if mapped else _output_colours(self.colorspace)
         return [
             *steps,

@@ -1,15 +1,15 @@
-"""One raw video to one 65-frame clip: decode, resample in time, crop, resize, encode.
+"""One raw video to its clips: decode, resample in time, crop, resize, encode.
 
 This is what a worker process runs, so it imports nothing heavier than PyAV and NumPy.
 """
 
 import hashlib
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import av
 import numpy as np
@@ -19,22 +19,31 @@ from av.format import Flags
 from lora_tta.data.containers import ends_in_index, is_cut_short, open_video, video_stream
 from lora_tta.data.folder import printable
 from lora_tta.data.rejection import Reason, RejectedError, Rejection
-from lora_tta.data.scaling import FrameScaler
+from lora_tta.data.resolution import Resolution, size_for
+from lora_tta.data.scaling import FrameScaler, shape_of
 from lora_tta.data.timeline import MAX_GAP, Stamp, Timing, continuous, in_order, resample, timing_of
 from lora_tta.data.ucf101 import Source
 from lora_tta.data.video import encode_h264
+from lora_tta.data.windows import Windows
 from lora_tta.files import file_sha256
-from lora_tta.records.clips import NUM_FRAMES, Cut
+from lora_tta.records.clips import Cut
 
 
 @dataclass(frozen=True)
 class ClipFormat:
-    """The format of the clips: size in pixels, rate in frames per second, and the part of a longer video."""
+    """The format of the clips.
 
-    height: int
-    width: int
+    Attributes:
+        size: height and width in pixels, or the budget from which each video's shape makes them.
+        fps: frames per second.
+        conditioning_frames: of each window, from its first.
+        windows: which frames of a video become clips.
+    """
+
+    size: tuple[int, int] | Resolution
     fps: int
-    window: Literal["first", "middle"]
+    conditioning_frames: int
+    windows: Windows
 
 
 @dataclass(frozen=True)
@@ -54,35 +63,46 @@ class Packets:
     timing: Timing
 
 
-def transcode(source: Source, root: Path, output: Path, clip_format: ClipFormat) -> Cut | Rejection:
-    """Write ``output/<clip_id>.mp4`` atomically, or tell why the source cannot give a clip.
+def transcode(source: Source, root: Path, output: Path, clip_format: ClipFormat) -> list[Cut] | Rejection:
+    """Write ``output/<clip_id>.mp4`` for each window, each atomically, or tell why the source gives no clip.
 
-    The window is chosen by time stamps alone, never by content. Errors of the output folder are raised.
+    The windows are chosen by time stamps alone, never by content. A video gives all of them or none. Errors
+    of the output folder are raised.
     """
     relative = printable(source.path.relative_to(root).as_posix())
+    cuts: list[Cut] = []
     try:
         packets = read_packets(source.path)
-        start = window_start(packets.timing, clip_format)
-        frames, colorspace = _decode_window(source.path, packets, start, clip_format)
+        starts = window_starts(packets.timing, relative, clip_format)
+        windows = _decode_windows(source.path, packets, starts, clip_format)
+        for number, (start, frames, scaler) in enumerate(windows):
+            clip_id = clip_format.windows.clip_id(source.clip_id, number)
+            path = output / f"{clip_id}.mp4"
+            size = scaler.height, scaler.width
+            encode_h264(path, frames, clip_format.fps, *size, scaler.colorspace)
+            cuts.append(
+                Cut(
+                    clip_id=clip_id,
+                    class_name=source.class_name,
+                    caption=source.caption,
+                    source=relative,
+                    source_frames=packets.timing.num_frames,
+                    source_fps=round(float(1 / packets.timing.frame_interval), 3),
+                    window_start=start,
+                    window_end=start + clip_format.windows.length,
+                    conditioning_frames=clip_format.conditioning_frames,
+                    fps=clip_format.fps,
+                    height=scaler.height,
+                    width=scaler.width,
+                    sha256=file_sha256(path),
+                    frames_sha256=frames_sha256(frames),
+                )
+            )
     except RejectedError as rejected:
+        for cut in cuts:
+            (output / cut.file_name).unlink()
         return Rejection(relative, rejected.reason, rejected.detail)
-    path = output / f"{source.clip_id}.mp4"
-    encode_h264(path, frames, clip_format.fps, clip_format.height, clip_format.width, colorspace)
-    return Cut(
-        clip_id=source.clip_id,
-        class_name=source.class_name,
-        caption=source.caption,
-        source=relative,
-        source_frames=packets.timing.num_frames,
-        source_fps=round(float(1 / packets.timing.frame_interval), 3),
-        window_start=start,
-        window_end=start + NUM_FRAMES,
-        fps=clip_format.fps,
-        height=clip_format.height,
-        width=clip_format.width,
-        sha256=file_sha256(path),
-        frames_sha256=frames_sha256(frames),
-    )
+    return cuts
 
 
 def frames_sha256(frames: Iterable[av.VideoFrame]) -> str:
@@ -125,15 +145,14 @@ def read_packets(path: Path) -> Packets:
     return Packets(times, first, shown == sorted(shown), timing_of(shown, time_base))
 
 
-def window_start(timing: Timing, clip_format: ClipFormat) -> int:
-    """First frame of the window, counted at the target rate."""
-    available = timing.num_resampled(clip_format.fps)
-    if available < NUM_FRAMES:
+def window_starts(timing: Timing, source: str, clip_format: ClipFormat) -> list[int]:
+    """First frame of every window, counted at the target rate."""
+    available, length = timing.num_resampled(clip_format.fps), clip_format.windows.length
+    starts = clip_format.windows.starts(available, source)
+    if not starts:
         at_rate = f"{max(available, 0)} at {clip_format.fps} fps"
-        raise RejectedError(
-            Reason.TOO_SHORT, f"{timing.num_frames} frames, {at_rate}: less than {NUM_FRAMES}"
-        )
-    return 0 if clip_format.window == "first" else (available - NUM_FRAMES) // 2
+        raise RejectedError(Reason.TOO_SHORT, f"{timing.num_frames} frames, {at_rate}: less than {length}")
+    return starts
 
 
 def _packets_with_data(container: InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
@@ -145,26 +164,45 @@ def _packets_with_data(container: InputContainer, stream: av.VideoStream) -> Ite
         return
 
 
-def _decode_window(
-    path: Path, packets: Packets, start: int, clip_format: ClipFormat
-) -> tuple[list[av.VideoFrame], int]:
-    """The cropped and resized frames of the window, and their colour matrix."""
-    scaler, scaled = None, []
+def _decode_windows(
+    path: Path, packets: Packets, starts: list[int], clip_format: ClipFormat
+) -> Iterator[tuple[int, list[av.VideoFrame], FrameScaler]]:
+    """Each window's start, its cropped and resized frames, and what made them."""
+    length, waiting = clip_format.windows.length, deque(starts)
+    first, end = starts[0], starts[-1] + length
+    scaler: FrameScaler | None = None
+    reference: av.VideoFrame | None = None
+    scaled: dict[int, av.VideoFrame] = {}
+    moves = False
     with open_video(path) as container:
         stream = video_stream(container, path)
         decoded = _decoded(container, stream, packets)
-        for frame in resample(decoded, packets.timing, start, NUM_FRAMES, clip_format.fps):
-            if scaler is None:
-                size = clip_format.height, clip_format.width
-                scaler = FrameScaler(frame, stream.sample_aspect_ratio, *size)
-            scaled.append(scaler(frame))
-        if scaler is None or len(scaled) < NUM_FRAMES:
-            ends = f"decoding ends after {len(scaled)} of {NUM_FRAMES} frames"
-            raise RejectedError(Reason.UNREADABLE, ends)
-        # Only where nothing moves in the window, the rest of the file is decoded.
-        if all(_alike(frame, scaled[0]) for frame in chain(scaled, map(scaler, decoded))):
+        resampled = resample(decoded, packets.timing, first, end - first, clip_format.fps)
+        for number, frame in enumerate(resampled, first):
+            if number < waiting[0]:
+                continue
+            scaler = scaler or _scaler_for(frame, stream, clip_format)
+            scaled[number] = scaler(frame)
+            reference = reference or scaled[number]
+            moves = moves or not _alike(scaled[number], reference)
+            if number + 1 == waiting[0] + length:
+                start = waiting.popleft()
+                yield start, [scaled[index] for index in range(start, start + length)], scaler
+                for index in range(start, min(waiting[0] if waiting else end, start + length)):
+                    del scaled[index]
+        if waiting or scaler is None or reference is None:
+            seen = waiting[0] - first + len(scaled)
+            raise RejectedError(Reason.UNREADABLE, f"decoding ends after {seen} of {end - first} frames")
+        # Only where nothing moves in the windows, the rest of the file is decoded.
+        if not moves and all(_alike(frame, reference) for frame in map(scaler, decoded)):
             raise RejectedError(Reason.NO_VIDEO, "all its pictures are the same: none moves")
-    return scaled, scaler.colorspace
+
+
+def _scaler_for(frame: av.VideoFrame, stream: av.VideoStream, clip_format: ClipFormat) -> FrameScaler:
+    pixel_aspect, size = stream.sample_aspect_ratio, clip_format.size
+    if isinstance(size, str):
+        size = size_for(size, shape_of(frame, pixel_aspect))
+    return FrameScaler(frame, pixel_aspect, *size)
 
 
 def _alike(one: av.VideoFrame, other: av.VideoFrame) -> bool:

@@ -18,15 +18,16 @@ from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc, Interpola
 from lora_tta.data.scaling import BT709, RGBConverter
 from lora_tta.errors import UserError
 from lora_tta.files import atomic
-from lora_tta.records.clips import CONDITIONING_FRAMES, NUM_FRAMES, Clip
+from lora_tta.records.clips import Clip
 
 # At least 44 dB for every frame of the real footage tried at 192x336; continuations are near 16 dB.
 QUANTISER = 10
+GROUP_OF_PICTURES = 33
 
 _X264_PARAMS = ":".join(
     [
-        f"keyint={CONDITIONING_FRAMES}",
-        f"min-keyint={CONDITIONING_FRAMES}",
+        f"keyint={GROUP_OF_PICTURES}",
+        f"min-keyint={GROUP_OF_PICTURES}",
         "open-gop=0",
         "scenecut=0",
         "bframes=0",
@@ -68,13 +69,13 @@ def read_video(path: Path, num_frames: int | None = None) -> np.ndarray:
 
 
 def read_clip_frames(folder: Path, clip: Clip) -> np.ndarray:
-    """All frames of a preprocessed clip: uint8 (65, H, W, 3). Ground truth included: for metrics only."""
-    return read_video(folder / clip.file_name, NUM_FRAMES)
+    """All frames of a preprocessed clip: uint8 (F, H, W, 3). Ground truth included: for metrics only."""
+    return read_video(folder / clip.file_name, clip.num_frames)
 
 
 def read_conditioning_frames(folder: Path, clip: Clip) -> np.ndarray:
-    """The frames the model may see: uint8 (33, H, W, 3). The later ones are not decoded."""
-    return read_video(folder / clip.file_name, CONDITIONING_FRAMES)
+    """The frames the model may see: uint8 (F, H, W, 3). The later ones are not decoded."""
+    return read_video(folder / clip.file_name, clip.conditioning_frames)
 
 
 def write_video(path: Path, frames: np.ndarray, fps: int) -> None:

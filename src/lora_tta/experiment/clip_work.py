@@ -10,12 +10,11 @@ from lora_tta.backbones import backbone_module
 from lora_tta.cache.keys import code_version, derive_seed, digest
 from lora_tta.config import AdaptationParams, ModelParams, Params
 from lora_tta.experiment.encoding import READING
-from lora_tta.records.clips import CONDITIONING_FRAMES, NUM_FRAMES, Clip
+from lora_tta.records.clips import Clip
 from lora_tta.records.metric_table import METRICS
 from lora_tta.records.yardsticks import LAST_FRAME, RECONSTRUCTION
 
 YARDSTICK_CODE = "lora_tta.generation.yardsticks"
-FRAMES = {"conditioning": CONDITIONING_FRAMES, "all": NUM_FRAMES}
 
 
 @dataclass(frozen=True)
@@ -95,6 +94,7 @@ class ClipWork:
                 "code": code_version(YARDSTICK_CODE, READING, *model_code),
                 "yardstick": self.yardstick,
                 "clip": self.clip.sha256,
+                "frames": self._frames,
             }
         return {
             **self.environment,
@@ -102,8 +102,13 @@ class ClipWork:
             "conditioning": self.conditioning,
             "adapter": None if self.adaptation is None else self.adapter_key(self.adaptation.num_steps),
             "generation": self.params.generation.model_dump(exclude={"num_samples"}),
+            "num_frames": self.clip.num_frames,
             "seed": self.generation_seed,
         }
+
+    @property
+    def _frames(self) -> dict[str, int]:
+        return {"conditioning": self.clip.conditioning_frames, "all": self.clip.num_frames}
 
     @cached_property
     def result_key(self) -> dict[str, Any]:
@@ -112,7 +117,7 @@ class ClipWork:
             "continuation": self.continuation_key,
             "measuring": measuring_code(),
             "metrics": {row.name: [row.measure, row.distance] for row in METRICS},
-            "frames": FRAMES,
+            "frames": self._frames,
             "clip": self.clip.sha256,
             "class_name": self.clip.class_name,
             "distance": self.distance,

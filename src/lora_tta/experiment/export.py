@@ -44,4 +44,5 @@ def strip(clips_folder: Path, outcome: ClipOutcome, baseline: ClipOutcome | None
         read_clip_frames(clips_folder, outcome.clip),
         None if baseline is None else np.load(baseline.frames_file),
         np.load(outcome.frames_file),
+        outcome.clip.conditioning_frames,
     )

@@ -33,7 +33,7 @@ from lora_tta.generation.continuation import Continuation, generate_continuation
 from lora_tta.generation.yardsticks import reconstruct, repeat_last_frame
 from lora_tta.models.speed.first_use import GPU_ALONE
 from lora_tta.peak_memory import PeakMemory
-from lora_tta.records.clips import CONDITIONING_FRAMES, Clip
+from lora_tta.records.clips import Clip
 from lora_tta.records.metric_table import ClipMetrics
 from lora_tta.records.outcome import ClipOutcome
 from lora_tta.records.point import Arm
@@ -319,6 +319,7 @@ class ClipRunner:
             continuation = generate_continuation(
                 self.model.backbone,
                 self._conditioning(work.clip),
+                work.clip.num_frames,
                 self.params.generation,
                 work.generation_seed,
             )
@@ -336,7 +337,8 @@ class ClipRunner:
     def _yardstick(self, work: ClipWork) -> Continuation:
         frames = read_clip_frames(self.clips_folder, work.clip)
         if work.yardstick == LAST_FRAME:
-            return Continuation(repeat_last_frame(frames), seconds=0.0, peak_memory_bytes=0)
+            still = repeat_last_frame(frames, work.clip.conditioning_frames)
+            return Continuation(still, seconds=0.0, peak_memory_bytes=0)
         memory, began = PeakMemory(self.model.device), time.perf_counter()
         frames = reconstruct(self.model.backbone, frames)
         return Continuation(frames, time.perf_counter() - began, memory.bytes())
@@ -346,14 +348,16 @@ class ClipRunner:
         return VideoFeatures(self.model.device)
 
     def _result(self, work: ClipWork, continuation: Path, adapter: Path | None) -> ClipResult:
-        generated = np.load(continuation / FRAMES_NAME)[CONDITIONING_FRAMES:]
-        target = read_clip_frames(self.clips_folder, work.clip)[CONDITIONING_FRAMES:]
+        known = work.clip.conditioning_frames
+        generated = np.load(continuation / FRAMES_NAME)[known:]
+        target = read_clip_frames(self.clips_folder, work.clip)[known:]
         cost = json.loads((continuation / COST_NAME).read_text())
         adaptation = None if adapter is None else AdaptationRecord.load(adapter)
         metrics, features = self._measured(generated, target, work.counts_for_fvd)
         return ClipResult(
             clip_id=work.clip.clip_id,
             class_name=work.clip.class_name,
+            conditioning_frames=known,
             metrics=metrics,
             features=features,
             losses=adaptation.losses if adaptation else (),

@@ -15,7 +15,7 @@ class Continuation:
     """A generated video with its cost.
 
     Attributes:
-        frames: (65, H, W, 3) uint8, the 33 conditioning frames as the model renders them and 32 new ones.
+        frames: (F, H, W, 3) uint8, the conditioning frames as the model renders them and the new ones.
         seconds: sampling and decoding, without first uses (:attr:`Backbone.first_use_seconds`).
         peak_memory_bytes: see :class:`~lora_tta.peak_memory.PeakMemory`.
     """
@@ -26,9 +26,9 @@ class Continuation:
 
 
 def generate_continuation(
-    backbone: Backbone, conditioning: Conditioning, params: GenerationParams, seed: int
+    backbone: Backbone, conditioning: Conditioning, num_frames: int, params: GenerationParams, seed: int
 ) -> Continuation:
-    """Continue a clip with whatever adapted parameters the model holds.
+    """Continue a clip to ``num_frames`` in all, with whatever adapted parameters the model holds.
 
     The starting noise depends on ``seed`` alone, so that runs with and without adaptation are paired.
 
@@ -37,7 +37,7 @@ def generate_continuation(
     """
     memory, began = PeakMemory(backbone.device), time.perf_counter()
     first_uses = backbone.first_use_seconds
-    frames = backbone.sample(conditioning, params, seed)
+    frames = backbone.sample(conditioning, num_frames, params, seed)
     seconds = time.perf_counter() - began - (backbone.first_use_seconds - first_uses)
     return Continuation(
         frames=(frames * 255).round().astype(np.uint8),

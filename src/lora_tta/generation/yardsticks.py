@@ -3,13 +3,12 @@
 import numpy as np
 
 from lora_tta.backbones.base import Backbone
-from lora_tta.records.clips import CONDITIONING_FRAMES
 
 
-def repeat_last_frame(frames: np.ndarray) -> np.ndarray:
+def repeat_last_frame(frames: np.ndarray, conditioning_frames: int) -> np.ndarray:
     """The conditioning frames, and then the last of them again and again; (F, H, W, 3) uint8, as given."""
     repeated = frames.copy()
-    repeated[CONDITIONING_FRAMES:] = frames[CONDITIONING_FRAMES - 1]
+    repeated[conditioning_frames:] = frames[conditioning_frames - 1]
     return repeated
 
 

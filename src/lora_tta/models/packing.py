@@ -41,6 +41,9 @@ class ConditionMode:
         """Pixel frames that are encoded, alone, into the known latent frames."""
         return num_pixel_frames(self.num_latent_frames)
 
+    def __str__(self) -> str:
+        return f"{self.place}:{self.num_latent_frames}"
+
 
 # The published modes; None is text-to-video, which has no condition.
 CONDITION_MODES: dict[str, ConditionMode | None] = {
@@ -55,8 +58,19 @@ CONDITION_MODES: dict[str, ConditionMode | None] = {
 }
 
 
-def get_condition_mode(mode: str) -> ConditionMode | None:
-    """The named mode of ``CONDITION_MODES``; raises ValueError with the known names for any other."""
+def head_mode(num_latent_frames: int) -> ConditionMode:
+    """The first latent frames are known: ``i2v_head`` if it is one, as in ``v2v_head`` if more."""
+    return ConditionMode("head", num_latent_frames, restore_reference=num_latent_frames == 1)
+
+
+def get_condition_mode(mode: str | ConditionMode) -> ConditionMode | None:
+    """The named mode of ``CONDITION_MODES``, or the one that is given.
+
+    Raises:
+        ValueError: for an unknown name; the message has the known ones.
+    """
+    if isinstance(mode, ConditionMode):
+        return mode
     if mode not in CONDITION_MODES:
         raise ValueError(f"unknown mode {mode!r}; the modes are {', '.join(CONDITION_MODES)}")
     return CONDITION_MODES[mode]
@@ -111,7 +125,7 @@ def prepare_txt_ids(num_text_tokens: int, device: torch.device | str | None = No
 
 def latent_video_shape(
     batch_and_channels: tuple[int, int],
-    mode: str,
+    mode: str | ConditionMode,
     latents: Tensor | None = None,
     reference_latents: Tensor | None = None,
     height: int | None = None,
@@ -122,7 +136,7 @@ def latent_video_shape(
 
     Args:
         batch_and_channels: B and C.
-        mode: a name in ``CONDITION_MODES``.
+        mode: a name in ``CONDITION_MODES``, or a mode of its own.
         latents: starting noise (B, C, T, H/8, W/8).
         reference_latents: latents (B or 1, C, F, H/8, W/8) of the reference frames.
         height: pixels; by default that of the latents, of the reference, or 192.
@@ -167,12 +181,12 @@ def latent_video_shape(
 
 
 def build_condition(
-    mode: str, reference_latents: Tensor | None, shape: tuple[int, int, int, int, int]
+    mode: str | ConditionMode, reference_latents: Tensor | None, shape: tuple[int, int, int, int, int]
 ) -> tuple[Tensor, Tensor]:
     """Lay the reference latents into an otherwise empty video.
 
     Args:
-        mode: a name in ``CONDITION_MODES``.
+        mode: a name in ``CONDITION_MODES``, or a mode of its own.
         reference_latents: scaled latents (B or 1, C, F, H, W) of the reference frames, encoded alone, or None
             for ``t2v``. Where F is more than the mode needs, head modes take the first latent frames, tail
             modes the last, and ``i2v_loop`` the first and the last one.
@@ -230,7 +244,9 @@ def pack_condition(mask: Tensor, masked_reference: Tensor) -> Tensor:
     return pack_latents(torch.cat((mask, masked_reference), dim=1))
 
 
-def restore_reference(mode: str, latents: Tensor, mask: Tensor, masked_reference: Tensor) -> Tensor:
+def restore_reference(
+    mode: str | ConditionMode, latents: Tensor, mask: Tensor, masked_reference: Tensor
+) -> Tensor:
     """Put the known frames back into sampled latents (B, C, T, H, W), in the modes that do so (i2v)."""
     condition_mode = get_condition_mode(mode)
     if condition_mode is None or not condition_mode.restore_reference:

@@ -23,6 +23,7 @@ from lora_tta.models.guidance import Guidance
 from lora_tta.models.packing import (
     PATCH_SIZE,
     SPATIAL_COMPRESSION,
+    ConditionMode,
     build_condition,
     get_condition_mode,
     latent_video_shape,
@@ -152,7 +153,7 @@ class OpenSoraContinuationPipeline(DiffusionPipeline):
         return prompt_embeds, pooled_prompt_embeds
 
     def encode_reference(
-        self, frames: Video, mode: str, height: int | None = None, width: int | None = None
+        self, frames: Video, mode: str | ConditionMode, height: int | None = None, width: int | None = None
     ) -> Tensor:
         """Encode the frames that a mode knows, alone, to ``reference_latents``.
 
@@ -161,12 +162,12 @@ class OpenSoraContinuationPipeline(DiffusionPipeline):
                 of floats in [0, 1] or of bytes, or a list of PIL images. Where there are more than the mode
                 needs, head modes take the first ones, tail modes the last, ``i2v_loop`` the first and the
                 last.
-            mode: a name in ``CONDITION_MODES`` other than ``t2v``.
+            mode: a name in ``CONDITION_MODES`` other than ``t2v``, or a mode of its own.
             height: pixels to resize to; by default the frames' own.
             width: pixels to resize to; by default the frames' own.
 
         Returns:
-            Scaled latents, float32 (B, C, F, H/8, W/8), F being 1, 2, 9 or 17 by mode.
+            Scaled latents, float32 (B, C, F, H/8, W/8), F by mode; 1, 2, 9 or 17 in the named ones.
 
         Raises:
             ValueError: if the pipeline has no VAE or the frames do not fit the mode.
@@ -182,7 +183,7 @@ class OpenSoraContinuationPipeline(DiffusionPipeline):
         prompt: str | list[str] | None = None,
         negative_prompt: str | list[str] = "",
         *,
-        mode: str = "v2v_head",
+        mode: str | ConditionMode = "v2v_head",
         frames: Video | None = None,
         reference_latents: Tensor | None = None,
         prompt_embeds: Tensor | None = None,
@@ -209,7 +210,7 @@ class OpenSoraContinuationPipeline(DiffusionPipeline):
             prompt: one prompt or a list of B.
             negative_prompt: what the guidance steers away from; the published model uses the empty prompt.
             mode: which frames are known: t2v, i2v_head, i2v_tail, i2v_loop, v2v_head, v2v_tail, v2v_head_easy
-                or v2v_tail_easy.
+                or v2v_tail_easy; or a :class:`ConditionMode`, for instance of :func:`head_mode`.
             frames: reference frames, see ``encode_reference``.
             reference_latents: scaled latents (B or 1, C, F, H/8, W/8) of the reference frames, instead of
                 ``frames``.
@@ -341,7 +342,7 @@ class OpenSoraContinuationPipeline(DiffusionPipeline):
     def _check_inputs(
         self,
         prompt: str | list[str] | None,
-        mode: str,
+        mode: str | ConditionMode,
         frames: Video | None,
         reference_latents: Tensor | None,
         output_type: str,

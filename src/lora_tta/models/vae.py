@@ -10,7 +10,7 @@ from diffusers.video_processor import VideoProcessor
 from PIL import Image
 from torch import Tensor
 
-from lora_tta.models.packing import get_condition_mode
+from lora_tta.models.packing import ConditionMode, get_condition_mode
 
 # The VAE attends over all latent positions of a video at once; larger frames go through it in spatial tiles.
 MAX_UNTILED_PIXELS = 256 * 512
@@ -18,7 +18,7 @@ MAX_UNTILED_PIXELS = 256 * 512
 Video = Tensor | np.ndarray | list[Image.Image]
 
 
-def select_reference_frames(video: Tensor, mode: str) -> list[Tensor]:
+def select_reference_frames(video: Tensor, mode: str | ConditionMode) -> list[Tensor]:
     """Cut the runs of frames that a mode knows, each to be encoded alone, out of a video (B, C, F, H, W).
 
     Raises:

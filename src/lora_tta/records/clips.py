@@ -9,9 +9,6 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from lora_tta.errors import UserError
 from lora_tta.files import atomic
 
-CONDITIONING_FRAMES = 33
-NUM_FRAMES = 65
-
 MANIFEST_NAME = "manifest.csv"
 
 Split = Literal["search", "test"]
@@ -19,7 +16,7 @@ Split = Literal["search", "test"]
 
 @dataclass(frozen=True)
 class Cut:
-    """A 65-frame H.264 clip and where it was cut from.
+    """An H.264 clip and where it was cut from. A model sees its first ``conditioning_frames`` and no others.
 
     ``window_start`` and ``window_end`` (exclusive) count frames of the source *after* its resampling to
     ``fps``, so the window begins ``window_start / fps`` seconds into the source. ``source_frames`` and
@@ -36,11 +33,17 @@ class Cut:
     source_fps: float
     window_start: int
     window_end: int
+    conditioning_frames: int
     fps: int
     height: int
     width: int
     sha256: str
     frames_sha256: str
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the clip."""
+        return self.window_end - self.window_start
 
     @property
     def file_name(self) -> str:

@@ -14,8 +14,8 @@ class ClipOutcome:
     Attributes:
         clip: the preprocessed clip.
         result: metrics, losses and costs.
-        video: H.264 file of the 65 frames.
-        frames_file: the same frames as they were before compression, (65, H, W, 3) uint8.
+        video: H.264 file of all frames.
+        frames_file: the same frames as they were before compression, (F, H, W, 3) uint8.
         adapter: folder of the adapted parameters, None without adaptation.
     """
 

@@ -27,7 +27,7 @@ import pandas as pd
 
 from lora_tta.errors import UserError
 from lora_tta.files import write_csv
-from lora_tta.records.clips import CONDITIONING_FRAMES, NUM_FRAMES, Split
+from lora_tta.records.clips import Split
 from lora_tta.records.features import read_features, write_features
 from lora_tta.records.metric_table import COSTS, METRICS, ClipMetrics, in_table_order, metric
 
@@ -43,6 +43,7 @@ class ClipResult:
     Attributes:
         clip_id: unique within a set of results.
         class_name: the clip's class, or the name of its folder.
+        conditioning_frames: that the model saw; the generated ones follow.
         metrics: on the generated frames.
         losses: training loss at every adaptation step; empty without adaptation.
         work: name of the computation; equal for equal inputs, settings and code.
@@ -61,6 +62,7 @@ class ClipResult:
 
     clip_id: str
     class_name: str
+    conditioning_frames: int
     metrics: ClipMetrics
     losses: tuple[float, ...]
     work: str = ""
@@ -227,6 +229,7 @@ def read_results(folder: Path, costs: Path | None = None) -> list[ClipResult]:
         ClipResult(
             clip_id=row["clip_id"],
             class_name=row["class_name"],
+            conditioning_frames=int(frames_by_clip[row["clip_id"]]["frame"].iloc[0]) - 1,
             work=row["work"],
             split=row.get("split", "test"),
             frames_sha256=row.get("frames_sha256", ""),
@@ -276,12 +279,13 @@ def pair_results(
 
 
 def _frames_of(result: ClipResult, names: list[str]) -> pd.DataFrame:
-    num_frames = NUM_FRAMES - CONDITIONING_FRAMES
+    # One that compares a frame with the one before it has no value for the first.
+    num_frames = max(len(result.metrics.per_frame[name]) for name in names)
     columns = {
         name: np.concatenate([np.full(num_frames - len(values), np.nan), values])
         for name, values in ((name, result.metrics.per_frame[name]) for name in names)
     }
-    frames = CONDITIONING_FRAMES + 1 + np.arange(num_frames)
+    frames = result.conditioning_frames + 1 + np.arange(num_frames)
     return pd.DataFrame({"clip_id": result.clip_id, "frame": frames, **columns})
 
 

@@ -21,7 +21,9 @@ class Yardstick:
 
 
 YARDSTICKS = (
-    Yardstick(LAST_FRAME, "Frame 33 repeated", "The last frame that the model saw, as a still picture."),
+    Yardstick(
+        LAST_FRAME, "Last known frame repeated", "The last frame that the model saw, as a still picture."
+    ),
     Yardstick(
         RECONSTRUCTION,
         "VAE of the truth",

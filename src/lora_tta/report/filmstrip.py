@@ -1,13 +1,13 @@
 """A few frames of a clip as one picture, for an image grid that compares trials."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from lora_tta.records.clips import CONDITIONING_FRAMES
-
-STRIP_FRAMES = (33, 37, 45, 53, 65)
+# Shares of the generated frames after which one is shown.
+SHARES = (1 / 8, 3 / 8, 5 / 8, 1)
 MIN_CELL_WIDTH = 168
 LABEL_WIDTH = 104
 LABEL_HEIGHT = 24
@@ -22,17 +22,19 @@ def frame_strip(
     target: np.ndarray,
     baseline: np.ndarray | None,
     generated: np.ndarray,
-    frames: Sequence[int] = STRIP_FRAMES,
+    conditioning_frames: int,
+    frames: Sequence[int] | None = None,
 ) -> np.ndarray:
     """Rows ground truth, baseline (if given) and adapted; columns the chosen frames.
 
     Small frames are enlarged by a whole factor. Labels of frames that the model saw are grey.
 
     Args:
-        target: (65, height, width, 3) RGB uint8, the whole clip.
+        target: (F, height, width, 3) RGB uint8, the whole clip.
         baseline: the continuation without adaptation, of the same shape, or None.
         generated: the adapted continuation, of the same shape.
-        frames: frame numbers, counted from 1.
+        conditioning_frames: that the model saw.
+        frames: frame numbers, counted from 1; None: the last one that the model saw, and some others.
 
     Returns:
         (strip height, strip width, 3) RGB uint8.
@@ -40,6 +42,9 @@ def frame_strip(
     Raises:
         ValueError: shapes differ, or a frame number is not in the clip.
     """
+    if frames is None:
+        num_generated = len(target) - conditioning_frames
+        frames = [conditioning_frames + math.ceil(share * num_generated) for share in (0, *SHARES)]
     rows = {"ground truth": target, "baseline": baseline, "generated": generated}
     rows = {name: video for name, video in rows.items() if video is not None}
     if {video.shape for video in rows.values()} != {target.shape}:
@@ -57,7 +62,7 @@ def frame_strip(
     font = ImageFont.load_default(FONT_SIZE)
     for column, frame in enumerate(frames):
         left = LABEL_WIDTH + column * (width + GAP)
-        ink = SEEN_INK if frame <= CONDITIONING_FRAMES else INK
+        ink = SEEN_INK if frame <= conditioning_frames else INK
         draw.text((left + width / 2, LABEL_HEIGHT / 2), f"frame {frame}", ink, font, anchor="mm")
         for row, video in enumerate(rows.values()):
             cell = Image.fromarray(video[frame - 1]).resize((width, height), Image.Resampling.BICUBIC)

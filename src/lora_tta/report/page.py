@@ -14,7 +14,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lora_tta.evaluation.statistics import PairedComparison
 from lora_tta.files import write_text
-from lora_tta.records.clips import CONDITIONING_FRAMES, NUM_FRAMES
 from lora_tta.records.metric_table import COSTS, UNTRAINED_NAME, metric
 from lora_tta.records.results import ClipResult, mean_costs, mean_metrics, pair_results
 from lora_tta.records.yardsticks import OTHER_SEED, YARDSTICKS
@@ -65,6 +64,9 @@ class ReportContext:
         max_videos: how many clips are shown with videos, spread evenly from the largest gain in the
             primary metric to the largest loss.
         fps: frame rate of the videos.
+        conditioning_frames: that the model saw of each clip.
+        num_frames: of each clip.
+        captions: by ``clip_id``, what the model was told.
         settings: setting names and values, for instance ``adaptation.condition``.
         best_trial: name and value of what the search chose, None without a search.
         notices: plain sentences that must be read with the numbers.
@@ -89,6 +91,9 @@ class ReportContext:
     videos: Mapping[str, ClipVideos]
     max_videos: int
     fps: float
+    conditioning_frames: int
+    num_frames: int
+    captions: Mapping[str, str]
     settings: Mapping[str, object]
     best_trial: Mapping[str, object] | None
     notices: Sequence[str]
@@ -140,8 +145,6 @@ def write_report(path: Path, context: ReportContext) -> None:
         untrained_name=UNTRAINED_NAME,
         cost_rows=COSTS,
         metric_rows=rows,
-        conditioning_frames=CONDITIONING_FRAMES,
-        num_frames=NUM_FRAMES,
         pairs=pair_results(context.baseline, context.adapted),
         intervals={name: interval_mark(comparison) for name, comparison in context.comparisons.items()},
         difference_charts={name: _difference_chart(context, name) for name in context.comparisons},

@@ -61,7 +61,8 @@ def main() -> None:
         for folder, costs in ((BASELINE, BASELINE_COSTS), (ADAPT, ADAPT_COSTS))
     ]
     # The clips that chose the point say nothing of how it does on others.
-    searched = {clip.clip_id for clip in read_manifest(CLIPS, "search")}
+    clips = read_manifest(CLIPS)
+    searched = {clip.clip_id for clip in clips if clip.split == "search"}
     baseline, adapted = ([result for result in arm if result.clip_id not in searched] for arm in arms)
     on_search_clips = [[result for result in arm if result.clip_id in searched] for arm in arms]
     statistics = params.evaluation.bootstrap_samples, params.evaluation.seed
@@ -113,6 +114,9 @@ def main() -> None:
             videos={result.clip_id: clip_videos(result) for result in baseline},
             max_videos=MAX_VIDEOS,
             fps=params.preprocess.fps,
+            conditioning_frames=params.preprocess.conditioning_frames,
+            num_frames=params.preprocess.num_frames,
+            captions={clip.clip_id: clip.caption for clip in clips},
             settings=settings_of_results(params),
             best_trial={"trial": best["trial"], **best["point"]},
             notices=[*([notice] if notice else []), *caveats],
