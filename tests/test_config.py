@@ -43,13 +43,49 @@ def test_the_repositorys_parameters_are_valid():
         (("primary: psnr", "primary: sharpness"), "evaluation.primary: 'sharpness' is no metric"),
         (("search_clips: 4 ", "search_clips: 0 "), "preprocess.search_clips"),
         (("search_clips: 4 ", "search_clips: 12 "), "preprocess: search_clips must be below num_clips"),
+        (("size: null", "size: 512px"), "preprocess.size"),
+        (("windows_per_video: 1", "windows_per_video: 0"), "preprocess.windows_per_video"),
+        (("stride: null", "stride: 0"), "preprocess.stride"),
+        (
+            ("conditioning_frames: 33", "conditioning_frames: 32"),
+            "preprocess.conditioning_frames: 32 is not 4 k \\+ 1, .* take 29 or 33",
+        ),
+        (("generated_frames: 32", "generated_frames: 30"), "30 is not a multiple of 4, .* take 28 or 32"),
+        (("generated_frames: 32", "generated_frames: 3"), "preprocess.generated_frames: .* take at least 4"),
+        (
+            ("generated_frames: 32 ", "generated_frames: 8 "),
+            "evaluation.fvd takes 16 frames: preprocess.generated_frames is 8",
+        ),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_its_key(tmp_path, change, named):
-    assert change[0] in TEXT
+    text = TEXT.replace("fvd: off", "fvd: auto")
+    assert change[0] in text
     with pytest.raises(UserError, match=named) as error:
-        load_params(written(tmp_path, TEXT.replace(*change)))
+        load_params(written(tmp_path, text.replace(*change)))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("frames", "held_out", "problem"),
+    [
+        (33, 7, None),
+        (33, 8, "hold out at most 7"),
+        (9, 1, None),
+        (9, 2, "at most 1"),
+        (5, 1, "set stopping to null"),
+    ],
+)
+def test_stopping_leaves_latent_frames_to_adapt_to(frames, held_out, problem):
+    values = load_params(PARAMS_FILE).model_dump()
+    values["preprocess"]["conditioning_frames"] = frames
+    stopping = {"held_out": held_out, "every": 1, "patience": 1, "draws": 1, "refit": True}
+    values["adaptation"]["stopping"] = stopping
+    if problem is None:
+        validate_params(values, PARAMS_FILE)
+    else:
+        with pytest.raises(UserError, match=f"held_out is {held_out}, .*{problem}"):
+            validate_params(values, PARAMS_FILE)
 
 
 def test_without_a_number_of_clips_that_of_the_search_is_free(tmp_path):

@@ -70,6 +70,8 @@ Name = Annotated[str, AfterValidator(checked_name)]
 PathOrURI = Annotated[str, BeforeValidator(lambda place: str(place) if isinstance(place, Path) else place)]
 BETTER = {row.name: row.direction for row in METRICS}
 
+# The least that the network behind FVD takes.
+FVD_FRAMES = 16
 # Frames of a latent frame of the VAE; the first one is of one frame alone.
 FRAMES_PER_LATENT = 4
 
@@ -449,6 +451,15 @@ class Params(Section):
             raise ValueError(
                 f"{', '.join(sorted(trained))} in search.objectives or constraints needs "
                 "evaluation.lpips: required"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fvd_has_enough_frames(self) -> Self:
+        frames = self.preprocess.generated_frames
+        if self.evaluation.fvd != "off" and frames < FVD_FRAMES:
+            raise ValueError(
+                f"evaluation.fvd takes {FVD_FRAMES} frames: preprocess.generated_frames is {frames}"
             )
         return self
 

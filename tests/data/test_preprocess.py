@@ -354,3 +354,59 @@ class TestOfficialLists:
         ):
             with pytest.raises(UserError, match=message):
                 preprocess(data(ucf, **lists(search, test)), params(), tmp_path / "out", workers=1)
+
+
+def test_windows_of_a_video_stay_together_and_count_as_clips(tmp_path):
+    for number in range(4):
+        encode(tmp_path / "raw" / f"{number}.avi", moving_frames(60, 48, 64, seed=number))
+    small = {"conditioning_frames": 9, "generated_frames": 8, "windows_per_video": 3}
+    preprocess(data(tmp_path / "raw"), params(search_clips=3, **small), tmp_path / "out", workers=1)
+    clips = read_manifest(tmp_path / "out")
+    assert ids(tmp_path / "out") == [f"{number}-w{window}" for number in range(4) for window in (1, 2, 3)]
+    splits = defaultdict(set)
+    for clip in clips:
+        splits[clip.source].add((clip.group, clip.split))
+        frames = read_clip_frames(tmp_path / "out", clip)
+        assert len(frames) == clip.num_frames == 17
+        assert (read_conditioning_frames(tmp_path / "out", clip) == frames[:9]).all()
+    assert all(len(assigned) == 1 for assigned in splits.values())
+    assert Counter(clip.split for clip in clips) == {"search": 3, "test": 9}
+
+    preprocess(data(tmp_path / "raw"), params(5, search_clips=2, **small), tmp_path / "out", workers=1)
+    clips = read_manifest(tmp_path / "out")
+    assert sorted(Counter(clip.source for clip in clips).values()) == [2, 3]
+    assert {path.name for path in (tmp_path / "out").glob("*.mp4")} == {clip.file_name for clip in clips}
+
+
+def test_random_windows_are_those_of_the_seed(ucf, tmp_path):
+    def starts(seed: int, workers: int) -> list[int]:
+        small = params(seed=seed, window="random", conditioning_frames=5, generated_frames=8)
+        preprocess(data(ucf), small, tmp_path, workers=workers)
+        return [clip.window_start for clip in read_manifest(tmp_path)]
+
+    assert starts(0, 1) == starts(0, 2) != starts(1, 1)
+
+
+def test_the_bar_counts_what_can_be_had(ucf, tmp_path, capsys):
+    preprocess(data(ucf), params(), tmp_path, workers=1)
+    assert "9/9" in capsys.readouterr().err
+
+
+def test_videos_of_several_shapes_have_their_own_sizes(tmp_path):
+    encode(tmp_path / "raw" / "lying.avi", moving_frames(20, 96, 128))
+    encode(tmp_path / "raw" / "standing.avi", moving_frames(20, 128, 96))
+    small = params(size="256px", conditioning_frames=1, generated_frames=4)
+    preprocess(data(tmp_path / "raw"), small, tmp_path / "out", workers=1)
+    sizes = {clip.clip_id: (clip.height, clip.width) for clip in read_manifest(tmp_path / "out")}
+    assert sizes == {"lying": (224, 288), "standing": (288, 224)}
+
+
+def test_a_changed_caption_changes_the_manifest_and_no_clip(tmp_path):
+    encode(tmp_path / "raw" / "a.avi", moving_frames(70, 48, 64))
+    written = []
+    for words in ("a dog", "a cat"):
+        (tmp_path / "raw" / "a.txt").write_text(words)
+        preprocess(data(tmp_path / "raw"), params(), tmp_path / "out", workers=1)
+        written.append(contents(tmp_path / "out"))
+    changed = {name for name in written[0] if written[0][name] != written[1][name]}
+    assert changed == {"manifest.csv"}

@@ -2,6 +2,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -93,15 +94,84 @@ def test_the_middle_window(tmp_path):
     assert shown(tmp_path / "out", clip, source) == list(range(15, 80))
 
 
-def test_the_future_leaves_no_trace_in_the_conditioning_frames(tmp_path):
+@pytest.mark.parametrize("known", [1, 9, 17, 33, 49])
+def test_the_future_leaves_no_trace_in_the_conditioning_frames(tmp_path, known):
     calm = moving_frames(65)
     noisy = calm.copy()
-    noisy[33:] = np.random.default_rng(0).integers(0, 256, noisy[33:].shape, dtype=np.uint8)
+    noisy[known:] = np.random.default_rng(0).integers(0, 256, noisy[known:].shape, dtype=np.uint8)
     for name, frames in (("calm", calm), ("noisy", noisy)):
-        run(encode(tmp_path / f"{name}.avi", frames), tmp_path / "out")
+        clip = run(
+            encode(tmp_path / f"{name}.avi", frames), tmp_path / "out", clip_format(96, 128, known=known)
+        )
+        assert clip.conditioning_frames == known
     calm, noisy = (read_video(tmp_path / "out" / f"{name}.mp4") for name in ("calm", "noisy"))
-    assert (calm[:33] == noisy[:33]).all()
-    assert (calm[33:] != noisy[33:]).any()
+    assert (calm[:known] == noisy[:known]).all()
+    assert (calm[known:] != noisy[known:]).any()
+
+
+@pytest.mark.parametrize(("stride", "starts"), [(None, [0, 17, 34]), (5, [0, 5, 10]), (30, [0, 30, 60])])
+def test_several_windows_of_a_video(tmp_path, stride, starts):
+    source = moving_frames(90)
+    path = encode(tmp_path / "v.avi", source)
+    several = clip_format(96, 128, known=9, length=17, count=3, stride=stride)
+    (tmp_path / "out").mkdir()
+    clips = transcode(Source(path, "PlayingCello", "v"), tmp_path, tmp_path / "out", several)
+    assert [(clip.clip_id, clip.window_start, clip.window_end) for clip in clips] == [
+        (f"v-w{number}", start, start + 17) for number, start in enumerate(starts, start=1)
+    ]
+    for clip in clips:
+        assert clip.conditioning_frames == 9
+        seen = shown(tmp_path / "out", clip, source)
+        assert seen == list(range(clip.window_start, clip.window_end))
+
+
+def test_a_video_gives_all_its_windows_or_none(tmp_path):
+    """Its second window is damaged: the first is not left behind."""
+    path = encode(tmp_path / "v.mp4", moving_frames(160), codec="libx264", options={"g": "200", "bf": "0"})
+    with av.open(str(path)) as container:
+        position, size = [(p.pos, p.size) for p in container.demux(video=0) if p.size][100]
+    data = path.read_bytes()
+    noise = np.random.default_rng(0).bytes(size - 8)
+    path.write_bytes(data[: position + 8] + noise + data[position + size :])
+    assert isinstance(run(path, tmp_path / "out"), Cut)
+    (tmp_path / "out" / "v.mp4").unlink()
+    assert run(path, tmp_path / "out", clip_format(96, 128, count=2)).reason == Reason.UNREADABLE
+    assert not any((tmp_path / "out").iterdir())
+
+
+def test_a_window_in_which_nothing_moves_is_taken_where_another_moves(tmp_path):
+    source = np.concatenate([moving_frames(1).repeat(20, axis=0), moving_frames(20)])
+    path = encode(tmp_path / "v.mkv", source, codec="ffv1", options={})
+    (tmp_path / "out").mkdir()
+    halves = clip_format(96, 128, known=9, length=17, count=2)
+    assert len(transcode(Source(path, "a", "v"), tmp_path, tmp_path / "out", halves)) == 2
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "pixel_aspect", "turn", "size"),
+    [
+        (96, 128, 1, 0, (224, 288)),
+        (128, 96, 1, 0, (288, 224)),
+        (96, 128, Fraction(4, 3), 0, (192, 336)),  # anamorphic: shown as 16:9
+        (96, 128, 1, 90, (288, 224)),  # lies in the file, stands upright
+    ],
+)
+def test_the_size_is_that_of_the_shape_in_which_a_video_is_shown(
+    tmp_path, height, width, pixel_aspect, turn, size
+):
+    path = tmp_path / "v.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=24)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(pixel_aspect)
+        if turn:
+            stream.set_display_rotation(turn)
+        for frame in moving_frames(20, height, width):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
+        container.mux(stream.encode())
+    clip = run(path, tmp_path / "out", replace(clip_format(0, 0, length=5, known=1), size="256px"))
+    assert (clip.height, clip.width) == size
+    assert read_video(tmp_path / "out" / clip.file_name).shape == (5, *size, 3)
 
 
 def test_the_clip_is_visually_lossless(tmp_path):

@@ -89,6 +89,30 @@ def test_frames_34_to_65_reach_nothing_but_the_metrics(prepare, moving_frames, p
     assert runs[0].result.metrics.summary["psnr"] != runs[1].result.metrics.summary["psnr"]
 
 
+@pytest.mark.slow(12)
+@pytest.mark.parametrize("known", [1, 9, 17, 49])
+def test_with_any_number_of_known_frames_the_others_reach_nothing_but_the_metrics(
+    params, moving_frames, tmp_path, known
+):
+    """Image to video with one, and continuations of more or fewer frames than the published 33."""
+    params = changed_setting(params, "preprocess", conditioning_frames=known, generated_frames=12)
+    changed = moving_frames.copy()
+    changed[known:] = np.random.default_rng(0).integers(0, 256, changed[known:].shape, dtype=np.uint8)
+    runs = []
+    for name, frames in (("original", moving_frames), ("changed", changed)):
+        own, clips = prepare_clips(params, tmp_path / name, [frames])
+        runner = ClipRunner(own, tmp_path / name / "clips", tmp_path / name / "encoded")
+        runs.append([runner.run(clips[0], arm) for arm in (None, POINT, LAST_FRAME)])
+    for one, other in zip(*runs, strict=True):
+        assert content(one) == content(other)
+        assert one.result.losses == other.result.losses
+        assert one.result.metrics.summary["psnr"] != other.result.metrics.summary["psnr"]
+        assert np.load(one.frames_file).shape == (known + 12, 32, 48, 3)
+        assert one.result.conditioning_frames == known
+        assert len(one.result.metrics.per_frame["psnr"]) == 12
+    assert strip(runner.clips_folder, runs[1][0]).shape[1] > 168
+
+
 def test_a_change_in_frames_1_to_33_does_reach_adapter_and_video(prepare, moving_frames):
     changed = moving_frames.copy()
     changed[10] = 255 - changed[10]
@@ -354,10 +378,14 @@ def test_an_adapter_that_was_just_trained_is_sampled_as_it_is_and_a_stored_one_g
     assert content(again) == trained
 
 
-def with_setting(runner: ClipRunner, section: str, **values) -> ClipRunner:
-    changed = runner.params.model_dump()
+def changed_setting(params: Params, section: str, **values) -> Params:
+    changed = params.model_dump()
     changed[section] |= values
-    return ClipRunner(Params.model_validate(changed), runner.clips_folder, runner.encoded)
+    return Params.model_validate(changed)
+
+
+def with_setting(runner: ClipRunner, section: str, **values) -> ClipRunner:
+    return ClipRunner(changed_setting(runner.params, section, **values), runner.clips_folder, runner.encoded)
 
 
 def with_samples(runner: ClipRunner, number: int) -> ClipRunner:

@@ -316,13 +316,8 @@ class ClipRunner:
             elif not adapter.in_model:
                 self._methods.put(work.adaptation.method).load(adapter() / ADAPTER_FOLDER)
                 adapter.in_model = True
-            continuation = generate_continuation(
-                self.model.backbone,
-                self._conditioning(work.clip),
-                work.clip.num_frames,
-                self.params.generation,
-                work.generation_seed,
-            )
+            given = self._conditioning(work.clip), work.clip.num_frames, self.params.generation
+            continuation = generate_continuation(self.model.backbone, *given, work.generation_seed)
 
         def save(folder: Path) -> None:
             np.save(folder / FRAMES_NAME, continuation.frames)
@@ -349,11 +344,10 @@ class ClipRunner:
 
     def _result(self, work: ClipWork, continuation: Path, adapter: Path | None) -> ClipResult:
         known = work.clip.conditioning_frames
-        generated = np.load(continuation / FRAMES_NAME)[known:]
-        target = read_clip_frames(self.clips_folder, work.clip)[known:]
+        videos = np.load(continuation / FRAMES_NAME), read_clip_frames(self.clips_folder, work.clip)
         cost = json.loads((continuation / COST_NAME).read_text())
         adaptation = None if adapter is None else AdaptationRecord.load(adapter)
-        metrics, features = self._measured(generated, target, work.counts_for_fvd)
+        metrics, features = self._measured(*(video[known:] for video in videos), work.counts_for_fvd)
         return ClipResult(
             clip_id=work.clip.clip_id,
             class_name=work.clip.class_name,

@@ -195,7 +195,7 @@ def log_summary(
     - the mean of every metric over the clips of ``split`` under its own name, and over the other clips as
       ``<other split>_clips/<metric>``;
     - each clip's value as the ``<metric>_per_clip`` series whose step is its place in the manifest, and
-      all of them as the table ``clips.json``;
+      all of them, with the captions, as the table ``clips.json``;
     - with the ``baseline`` outcomes of the same clips, the mean difference from them as ``<metric>_gain``,
       since means over different clips cannot be compared; with the settings of the ``evaluation`` also the
       interval of the primary metric's, as ``<metric>_gain_low`` and ``_high``, and a description;
@@ -222,7 +222,10 @@ def log_summary(
         metrics += [(f"{name}_per_clip", value, 0, index) for name, value in result.metrics.summary.items()]
     losses = loss_table(results).groupby("step")["loss"].mean()
     metrics += [("loss", float(loss), 0, int(str(step))) for step, loss in losses.items()]
-    table = clip_table(results).assign(split=[outcome.clip.split for outcome in outcomes])
+    clips = [outcome.clip for outcome in outcomes]
+    table = clip_table(results).assign(
+        split=[clip.split for clip in clips], caption=[clip.caption for clip in clips]
+    )
 
     def write(folder: Path) -> None:
         export_tables(folder, outcomes)
