@@ -1,6 +1,7 @@
 """Files that people have and players play: containers, times, orientation, colours."""
 
 import random
+import re
 import shutil
 from fractions import Fraction
 from itertools import pairwise, product
@@ -30,6 +31,7 @@ from lora_tta.data.rejection import Reason, Rejection
 from lora_tta.data.transcode import transcode
 from lora_tta.data.ucf101 import Source
 
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "videos.md"
 FROM_25_FPS = [*range(24), *range(25, 49), *range(50, 67)]
 X264 = {"codec": "libx264", "options": {"crf": "18"}}
 SHORT_GOPS = {"codec": "libx264", "options": {"crf": "18", "g": "20", "bf": "2"}}
@@ -93,7 +95,24 @@ class TestTimes:
         assert numbers(read_clip(path, tmp_path / "out")) == FROM_25_FPS
 
     @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
-    @pytest.mark.parametrize("fps", [Fraction(24000, 1001), 24, Fraction(24001, 1000)])
+    @pytest.mark.parametrize("fps", ["23.976", "24", "25", "29.97", "30", "50", "60"])
+    def test_each_rate_shows_the_pictures_that_the_documentation_lists(self, tmp_path, fps, suffix):
+        listed = re.search(rf"^\| {re.escape(fps)} \| ([\d -]+\d)", DOCUMENTATION.read_text(), re.MULTILINE)[
+            1
+        ]
+        ends = [[int(number) for number in run.split("-")] for run in listed.split()]
+        expected = [number for run in ends for number in range(run[0], run[-1] + 1)]
+        exact = {"23.976": Fraction(24000, 1001), "29.97": Fraction(30000, 1001)}.get(fps, Fraction(fps))
+        num_frames = int(65 * exact / 24) + 2
+        path = encode(tmp_path / f"a.{suffix}", marked_frames(range(num_frames)), fps=exact, **X264)
+        shown = numbers(read_clip(path, tmp_path / "out"))
+        assert len(expected) >= 13
+        assert shown[: len(expected)] == expected
+        assert len(set(shown)) == 65
+        assert all(abs(number - k * exact / 24) <= 1 for k, number in enumerate(shown))
+
+    @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+    @pytest.mark.parametrize("fps", [Fraction(24001, 1000)])
     def test_rates_next_to_24_keep_every_frame(self, tmp_path, suffix, fps):
         path = encode(tmp_path / f"a.{suffix}", marked_frames(range(66)), fps=fps, **X264)
         assert numbers(read_clip(path, tmp_path / "out")) == list(range(65))

@@ -4,7 +4,7 @@ Clips are of one group if they share
 
 - the group of a class in their UCF-101 names, see :func:`~lora_tta.data.ucf101.group_of`;
 - the source, so windows of one video stay together;
-- the frames. ``Cut.frames_sha256`` is of the 65 frames as they go to the encoder: in time, cropped and
+- the frames. ``Cut.frames_sha256`` is of the frames as they go to the encoder: in time, cropped and
   resized. Equal files give equal frames, so the hash finds them under any name. It also finds the same
   pictures in another container, with other sound or with other frames beyond the window, which a hash of the
   files would miss.

@@ -15,8 +15,9 @@ from pathlib import Path, PurePath, PurePosixPath
 from lora_tta.data.folder import list_files, printable
 from lora_tta.errors import UserError
 
-# Every later name of a clip is its id and a suffix, and has room in the 255 bytes of a file's name.
-MAX_ID_BYTES = 120
+# Every later name of a clip is its id, the number of its window and a suffix, and has room in the 255 bytes of
+# a file's name.
+MAX_ID_BYTES = 112
 _UCF_STEM = re.compile(r"v_(?P<class_name>\w+)_g(?P<group>\d+)_c\d+")
 _CLASS_LINE = re.compile(r"\d+\s+[A-Za-z]\w*")
 _LABEL_BEHIND = re.compile(r"\s+\d+$")

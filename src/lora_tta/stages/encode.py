@@ -1,4 +1,4 @@
-"""Stage ``encode``: latents of frames 1-33 and text embeddings of every clip, once for every trial."""
+"""Stage ``encode``: latents of the known frames and text embeddings of every clip, once for every trial."""
 
 import json
 import sys

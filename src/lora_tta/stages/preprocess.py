@@ -1,4 +1,4 @@
-"""Stage ``preprocess``: raw clips to 65-frame H.264 clips with a manifest."""
+"""Stage ``preprocess``: raw videos to H.264 clips with a manifest."""
 
 import sys
 
