@@ -19,8 +19,8 @@ import numpy as np
 _MAX_BACKWARDS = Fraction(1, 10)
 MAX_GAP = Fraction(10)
 # Containers round time stamps, Matroska to a millisecond: a frame counts as on time up to this, in seconds.
-# The microsecond is for the rounding of floating point.
-_TIME_TOLERANCE = 1e-3 + 1e-6
+# A little more, since 30 pictures of 29.97 fps take 1.001 s, and a rate that rounded times tell is not exact.
+_TIME_TOLERANCE = 1.03e-3
 # A rate this near to the target, or below it, loses no frame.
 _SAME_RATE = 0.995
 # How many pictures H.264 and H.265 may decode before the one that is shown first.

@@ -15,8 +15,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from lora_tta.data.folder import list_files, printable
 from lora_tta.errors import UserError
 
-# Every later name of a clip is its id, the number of its window and a suffix, and has room in the 255 bytes of
-# a file's name.
+# Every later name of a clip is its id, the number of its window and a suffix. A file's name has 255 bytes.
 MAX_ID_BYTES = 112
 _UCF_STEM = re.compile(r"v_(?P<class_name>\w+)_g(?P<group>\d+)_c\d+")
 _CLASS_LINE = re.compile(r"\d+\s+[A-Za-z]\w*")
