@@ -344,10 +344,11 @@ class ClipRunner:
 
     def _result(self, work: ClipWork, continuation: Path, adapter: Path | None) -> ClipResult:
         known = work.clip.conditioning_frames
-        videos = np.load(continuation / FRAMES_NAME), read_clip_frames(self.clips_folder, work.clip)
+        generated = np.load(continuation / FRAMES_NAME)[known:]
+        target = read_clip_frames(self.clips_folder, work.clip)[known:]
         cost = json.loads((continuation / COST_NAME).read_text())
         adaptation = None if adapter is None else AdaptationRecord.load(adapter)
-        metrics, features = self._measured(*(video[known:] for video in videos), work.counts_for_fvd)
+        metrics, features = self._measured(generated, target, work.counts_for_fvd)
         return ClipResult(
             clip_id=work.clip.clip_id,
             class_name=work.clip.class_name,

@@ -25,7 +25,7 @@ from lora_tta.models.transformer import OpenSoraTransformer3DModel
 # Above this many tokens a call takes so long that its launches hide behind it, and the memory that a graph
 # holds on to is worth more than the time it saves.
 MAX_GRAPH_TOKENS = 16_384
-MAX_COMPILED_VERSIONS = 64
+MAX_COMPILED_VERSIONS = 160
 HOPPER = 9
 logger = logging.getLogger(__name__)
 
