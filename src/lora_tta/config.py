@@ -32,6 +32,7 @@ from lora_tta.places import checked_name, checked_store, without_password
 from lora_tta.records.metric_table import COSTS, METRICS, TRAINED_NAME
 from lora_tta.records.point import Point
 
+_PACKAGE = Path(__file__).parent
 # The models by the name of their module in `lora_tta.backbones`.
 BACKBONES = {"opensora": "Open-Sora v2.0"}
 
@@ -501,6 +502,39 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     except YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     return validate_params(values, path)
+
+
+def load_own_or_packaged_params() -> Params:
+    """The settings of ``params.yaml`` in this folder; where there is none, those that come with the package.
+
+    Raises:
+        UserError: see :func:`load_params`.
+    """
+    return load_params() if Path("params.yaml").exists() else load_packaged_params()
+
+
+def load_packaged_params() -> Params:
+    """The settings that come with the package, with the preset of the embedded model.
+
+    Folders are looked for in the checkout that the package runs from; the model's in this folder first.
+
+    Raises:
+        UserError: see :func:`load_params`.
+    """
+    path = _PACKAGE / "params.yaml"
+    yaml = YAML(typ="safe")
+    values = yaml.load(path)
+    for section, changed in yaml.load(_PACKAGE / "presets" / "embedded.yaml").items():
+        values[section].update(changed)
+    params = validate_params(values, path)
+    checkout = path.resolve().parent
+    model = params.model.path if params.model.path.is_dir() else checkout / params.model.path
+    return params.model_copy(
+        update={
+            "data": params.data.model_copy(update={"root": checkout / params.data.root}),
+            "model": params.model.model_copy(update={"path": model}),
+        }
+    )
 
 
 def validate_params(values: object, path: Path) -> Params:

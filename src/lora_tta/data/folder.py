@@ -46,6 +46,11 @@ def printable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
+def lies_in(path: Path, folder: Path) -> bool:
+    """Whether a path leads into a folder, as both are written; links are not looked up."""
+    return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder))
+
+
 def _visit(folder: Path, root: Path, above: frozenset[Path], listing: Listing) -> None:
     def skip(path: Path, detail: str) -> None:
         listing.skipped.append(

@@ -52,12 +52,14 @@ class Packets:
 
     Attributes:
         times: the time stamp of each packet's picture.
+        keys: which packets hold pictures that need no other.
         first: the packet to start at, the first whose picture needs no other.
         in_decoding_order: the times ascend from packet to packet, whatever the order of the pictures.
         timing: of the pictures that are shown.
     """
 
     times: list[int]
+    keys: list[bool]
     first: int
     in_decoding_order: bool
     timing: Timing
@@ -142,7 +144,7 @@ def read_packets(path: Path) -> Packets:
     ]
     if len(shown) < 2:
         raise RejectedError(Reason.NO_VIDEO, f"it has {len(shown)} pictures: none moves")
-    return Packets(times, first, shown == sorted(shown), timing_of(shown, time_base))
+    return Packets(times, keys, first, shown == sorted(shown), timing_of(shown, time_base))
 
 
 def window_starts(timing: Timing, source: str, clip_format: ClipFormat) -> list[int]:
@@ -176,12 +178,12 @@ def _decode_windows(
     moves = False
     with open_video(path) as container:
         stream = video_stream(container, path)
-        decoded = _decoded(container, stream, packets)
+        decoded = decode_intact(container, stream, packets)
         resampled = resample(decoded, packets.timing, first, end - first, clip_format.fps)
         for number, frame in enumerate(resampled, first):
             if number < waiting[0]:
                 continue
-            scaler = scaler or _scaler_for(frame, stream, clip_format)
+            scaler = scaler or scaler_for(frame, stream, clip_format.size)
             scaled[number] = scaler(frame)
             reference = reference or scaled[number]
             moves = moves or not _alike(scaled[number], reference)
@@ -198,8 +200,11 @@ def _decode_windows(
             raise RejectedError(Reason.NO_VIDEO, "all its pictures are the same: none moves")
 
 
-def _scaler_for(frame: av.VideoFrame, stream: av.VideoStream, clip_format: ClipFormat) -> FrameScaler:
-    pixel_aspect, size = stream.sample_aspect_ratio, clip_format.size
+def scaler_for(
+    frame: av.VideoFrame, stream: av.VideoStream, size: tuple[int, int] | Resolution
+) -> FrameScaler:
+    """What scales the frames of a video, of which one is given, to a size, or to that of its shape."""
+    pixel_aspect = stream.sample_aspect_ratio
     if isinstance(size, str):
         size = size_for(size, shape_of(frame, pixel_aspect))
     return FrameScaler(frame, pixel_aspect, *size)
@@ -209,8 +214,14 @@ def _alike(one: av.VideoFrame, other: av.VideoFrame) -> bool:
     return np.array_equal(one.to_ndarray(), other.to_ndarray())
 
 
-def _decoded(container: InputContainer, stream: av.VideoStream, packets: Packets) -> Iterator[av.VideoFrame]:
-    """Intact frames in the order in which they are shown, with the time stamps of ``packets``."""
+def decode_intact(
+    container: InputContainer, stream: av.VideoStream, packets: Packets
+) -> Iterator[av.VideoFrame]:
+    """The frames in the order in which they are shown, with the time stamps of ``packets``.
+
+    Raises:
+        RejectedError: a frame is damaged, or has no time.
+    """
     frames = _decoded_in_any_order(container, stream, packets)
     if packets.in_decoding_order:
         frames = in_order(frames, stream.codec_context)
