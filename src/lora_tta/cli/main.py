@@ -8,10 +8,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from lora_tta.cli import cache, compare, continue_video, convert, import_ucf101, params, search, summary, ui
+from lora_tta.cli import cache, compare, continue_video, convert, import_videos, params, search, summary, ui
 from lora_tta.errors import report_user_errors
 
-COMMANDS = (continue_video, params, import_ucf101, convert, search, cache, summary, compare, ui)
+COMMANDS = (continue_video, params, import_videos, convert, search, cache, summary, compare, ui)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

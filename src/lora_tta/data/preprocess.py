@@ -193,10 +193,10 @@ def _find_pools(data: DataParams, params: PreprocessParams) -> _Pools:
 
 def _list_folder(root: Path) -> Listing:
     if not root.is_dir():
-        raise UserError(f"data.root {root} is not a folder: create it with dvc pull or import-ucf101")
+        raise UserError(f"data.root {root} is not a folder: create it with `dvc pull` or `lora-tta import`")
     listing = list_files(root)
     if not listing.files:
-        raise UserError(f"data.root {root} holds no videos: fill it with dvc pull or import-ucf101")
+        raise UserError(f"data.root {root} holds no videos: fill it with `dvc pull` or `lora-tta import`")
     return listing
 
 

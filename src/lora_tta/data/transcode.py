@@ -124,7 +124,7 @@ def read_packets(path: Path) -> Packets:
     with open_video(path) as container:
         stream = video_stream(container, path)
         stamps, keys = [], []
-        for packet in _packets_with_data(container, stream):
+        for packet in packets_with_data(container, stream):
             stamps.append(Stamp(packet.pts, packet.dts, packet.duration or 0, packet.is_discard))
             keys.append(packet.is_keyframe)
         promised, missing = stream.frames, stream.frames - len(stamps)
@@ -157,7 +157,7 @@ def window_starts(timing: Timing, source: str, clip_format: ClipFormat) -> list[
     return starts
 
 
-def _packets_with_data(container: InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+def packets_with_data(container: InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
     """Without the empty ones of AVI, which say that the picture before stays, and would end the decoding."""
     try:
         yield from (packet for packet in container.demux(stream) if packet.size)
@@ -239,7 +239,7 @@ def _decoded_in_any_order(
     container: InputContainer, stream: av.VideoStream, packets: Packets
 ) -> Iterator[av.VideoFrame]:
     for packet, time in islice(
-        zip(_packets_with_data(container, stream), packets.times, strict=False), packets.first, None
+        zip(packets_with_data(container, stream), packets.times, strict=False), packets.first, None
     ):
         packet.pts = time
         yield from _from(packets, packet.decode())

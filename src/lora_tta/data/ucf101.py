@@ -18,6 +18,8 @@ from lora_tta.errors import UserError
 # Every later name of a clip is its id, the number of its window and a suffix. A file's name has 255 bytes.
 MAX_ID_BYTES = 112
 _UCF_STEM = re.compile(r"v_(?P<class_name>\w+)_g(?P<group>\d+)_c\d+")
+# As the import names clips that it cuts from one video, in a folder of their own.
+_CUT_STEM = re.compile(r"(?P<video>.+)_c\d{5}")
 _CLASS_LINE = re.compile(r"\d+\s+[A-Za-z]\w*")
 _LABEL_BEHIND = re.compile(r"\s+\d+$")
 _CASE_BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -61,12 +63,15 @@ def class_of(path: Path, root: Path) -> str:
 
 
 def group_of(path: PurePath) -> str | None:
-    """The group that a UCF-101 file name tells: ``g01`` of ``v_Archery_g01_c02.avi``. Others tell none.
+    """The group of its class that a name tells: ``g01`` of ``v_Archery_g01_c02.avi``. Most names tell none.
 
     UCF-101 cut the clips of one group of a class from the same video, or from videos of the same scene.
+    ``abc/abc_c00001.mp4`` and its like were cut from one video (:mod:`lora_tta.data.listed_import`).
     """
-    match = _UCF_STEM.fullmatch(path.stem)
-    return f"g{int(match['group']):02}" if match else None
+    if match := _UCF_STEM.fullmatch(path.stem):
+        return f"g{int(match['group']):02}"
+    cut = _CUT_STEM.fullmatch(path.stem)
+    return "video" if cut and cut["video"] == path.parent.name else None
 
 
 def find_videos(root: Path) -> list[Source]:
