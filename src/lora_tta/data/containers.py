@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
@@ -35,6 +36,17 @@ _MP4_BOXES = frozenset(
 )
 
 
+class _Unnamed(FileIO):
+    """A file that is opened by its number, so it has no name, and whose errors FFmpeg learns of."""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As of any file, but -1 for a place that there is not. PyAV would print an exception and go on."""
+        try:
+            return super().seek(offset, whence)
+        except OSError:
+            return -1
+
+
 @contextmanager
 def open_video(path: Path) -> Iterator[InputContainer]:
     """Open a file for demuxing.
@@ -47,9 +59,8 @@ def open_video(path: Path) -> Iterator[InputContainer]:
             apart from one that is not readable.
     """
     try:
-        # A file opened by its number has no name.
         with (
-            open(os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)), "rb", buffering=0) as file,
+            _Unnamed(os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)), "rb") as file,
             av.open(
                 _no_archive(file),
                 "r",
