@@ -3,8 +3,8 @@
     python benchmarks/fuzz_params.py --files 2000
 
 The repository's file is damaged by a seeded generator: values of other types, names that are wrong, lines
-that are lost, doubled or moved, YAML's own tricks, and bytes. Anything but settings or a `UserError` of one line
-is a failure, and so is a file that takes longer than --seconds. The exit status is 1 if there is one.
+that are lost, doubled or moved, YAML's own tricks, and bytes. Anything but settings or a `UserError` of one
+line is a failure, and so is a file that takes longer than --seconds. The exit status is 1 if there is one.
 """
 
 import argparse
@@ -22,13 +22,15 @@ from lora_tta.config import load_params
 from lora_tta.errors import UserError
 
 ORIGINAL = Path(__file__).parents[1] / "params.yaml"
-_TEXT = r"""null  ~  true  false  yes  0  1  -1  4  33  1e400  -0.0  .inf  -.inf  .nan  0x1F  0o17  1_000  1e-3
-12:30:45  2020-01-01  99999999999999999999999999  ""  "a b"  'it''s'  text  a/b  ../../etc  "\x00"  "\ud800"  ä漢
-sqlite:///x  postgresql://u:p@h/d  http://  []  [1]  [[[[]]]]  {}  {a: 1}  {a: {b: {c: []}}}  [null]  [true, 1, "1"]
-[rank, rank]  {name: lora}  {name: nothing}  {name: [lora]}  &a  *a  *nothing  &a [*a]  !!python/object:os.system x
-!!binary  !!set {a}  !!int 1.5  !!float x  !tag  |  >  #  -  ?  @  %  `  <<:  [1,2  {a:  "("  "[a-"  [lora, 8, 1.5]
-[{metric: psnr, direction: minimize}]  [{metric: psnr}]  {rank: [x]}  {rank: [4, 4]}  {nothing: [1]}  {1: 2}"""
-VALUES = _TEXT.replace("\n", "  ").split("  ")
+_TEXT = r"""
+null  ~  true  false  yes  0  1  -1  4  33  1e400  -0.0  .inf  -.inf  .nan  0x1F  0o17  1_000  1e-3  12:30:45
+2020-01-01  99999999999999999999999999  ""  "a b"  'it''s'  text  a/b  ../../etc  "\x00"  "\ud800"  ä漢  |  >
+sqlite:///x  postgresql://u:p@h/d  http://  []  [1]  [[[[]]]]  {}  {a: 1}  {a: {b: {c: []}}}  [null]  [lora, "1"]
+[rank, rank]  {name: lora}  {name: nothing}  {name: [lora]}  &a  *a  *nothing  &a [*a]  !!binary  !!set {a}
+!!python/object:os.system  !!int 1.5  !!float x  !tag  #  -  ?  @  %  `  <<:  [1,2  {a:  "("  "[a-"  [true, 1]
+[{metric: psnr, direction: minimize}]  [{metric: psnr}]  {rank: [x]}  {rank: [4, 4]}  {nothing: [1]}  {1: 2}
+"""  # noqa: E501
+VALUES = _TEXT.strip().replace("\n", "  ").split("  ")
 LONG = ("9" * 5000, "[" * 500, "a" * 100_000, "{a: " * 300)
 
 

@@ -4,8 +4,8 @@
 
 Videos in over twenty kinds of containers are made, damaged by a seeded generator, and read as preprocessing
 and `lora-tta continue` read them, each in a process of its own. A process that dies, raises anything but a
-reason for a rejection, prints anything, takes longer than --seconds or more memory than --megabytes is a failure: its file is
-kept, and the exit status is 1.
+reason for a rejection, prints anything, takes longer than --seconds or more memory than --megabytes is a
+failure: its file is kept, and the exit status is 1.
 """
 
 import argparse

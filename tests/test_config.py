@@ -88,6 +88,16 @@ def test_stopping_leaves_latent_frames_to_adapt_to(frames, held_out, problem):
             validate_params(values, PARAMS_FILE)
 
 
+@pytest.mark.parametrize(
+    "value", ["!!int 1.5", "!!float x", "9" * 5000, "[" * 500, "{[]: 1, []: 2}", "*nothing"]
+)
+def test_what_no_yaml_library_makes_a_value_of_is_one_line(tmp_path, value):
+    text = TEXT.replace("num_threads: 1 ", f"num_threads: {value} #")
+    with pytest.raises(UserError, match="is not valid YAML") as error:
+        load_params(written(tmp_path, text))
+    assert "\n" not in str(error.value)
+
+
 def test_without_a_number_of_clips_that_of_the_search_is_free(tmp_path):
     text = TEXT.replace("num_clips: 12 ", "num_clips: null ").replace("search_clips: 4 ", "search_clips: 99 ")
     assert load_params(written(tmp_path, text)).preprocess.search_clips == 99

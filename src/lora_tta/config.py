@@ -32,6 +32,8 @@ from lora_tta.places import checked_name, checked_store, without_password
 from lora_tta.records.metric_table import COSTS, METRICS, TRAINED_NAME
 from lora_tta.records.point import Point
 
+# What ruamel raises; the others at `!!int 1.5`, at lists as keys and at brackets without end.
+NOT_YAML = (YAMLError, ValueError, TypeError, RecursionError)
 _PACKAGE = Path(__file__).parent
 # The models by the name of their module in `lora_tta.backbones`.
 BACKBONES = {"opensora": "Open-Sora v2.0"}
@@ -499,7 +501,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         values = YAML(typ="safe").load(path)
     except FileNotFoundError:
         raise UserError(f"{path} not found: run the command in the repository's root") from None
-    except YAMLError as error:
+    except NOT_YAML as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     return validate_params(values, path)
 

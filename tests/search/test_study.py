@@ -30,6 +30,19 @@ def test_a_line_torn_by_a_crash_does_not_spoil_the_study(tmp_path, with_search):
     assert [trial.value for trial in study.trials] == [1, 2]
 
 
+@pytest.mark.parametrize("damage", [b"{", b"\xff\n", b"[]\n", b'{"op_code": 99}\n', b'{"op_code": 4}\n'])
+def test_a_damaged_journal_is_one_line_that_says_what_to_do(tmp_path, with_search, damage):
+    params = with_search()
+    finish(open_study(tmp_path, params, {}), params.search, [1])
+    journal = params.cache.path / JOURNAL
+    journal.write_bytes(damage + journal.read_bytes())
+    with pytest.raises(UserError, match=r"is damaged .* move it away") as caught:
+        open_study(tmp_path, params, {})
+    assert "\n" not in str(caught.value)
+    journal.unlink()
+    assert not open_study(tmp_path, params, {}).trials
+
+
 def test_other_settings_or_another_space_begin_another_study(tmp_path, with_search):
     params = with_search()
     finish(open_study(tmp_path, params, {"model": "a"}), params.search, [1])

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 
-from lora_tta.config import load_params, validate_params
+from lora_tta.config import NOT_YAML, load_params, validate_params
 from lora_tta.errors import UserError
 from lora_tta.files import atomic
 
@@ -123,7 +122,7 @@ def _assign(document: MutableMapping[str, Any], assignment: str) -> None:
         )
     try:
         target[key] = _yaml().load(text)
-    except YAMLError as error:
+    except NOT_YAML as error:
         raise UserError(
             f"{assignment!r}: the value is not valid YAML: {' '.join(str(error).split())}"
         ) from None

@@ -64,10 +64,9 @@ def read_excerpt(
     """
     packets = read_packets(path)
     available = max(packets.timing.num_resampled(fps), 0)
-    from_end = start is None
-    # One more, since the picture that is shown last decides how many frames there are.
-    begin = max(available - num_frames - 1, 0) if start is None else start
-    count = num_frames + fps if from_end else num_frames
+    # A second more, since the last pictures may be missing.
+    begin = max(available - num_frames - fps, 0) if start is None else start
+    count = available - begin if start is None else min(num_frames, available - begin)
     kept: deque[av.VideoFrame] = deque(maxlen=num_frames)
     scaler = None
     with open_video(path) as container:

@@ -194,15 +194,19 @@ class Orientation(NamedTuple):
 
 
 def _orientation(frame: av.VideoFrame) -> Orientation:
-    """That of the display matrix, or of the nearest one of eight.
-
-    A stored point (x, y) is shown at (a x + c y, b x + d y); y grows downwards, and the matrix is stored by
-    columns (ISO/IEC 14496-12, 6.2.2).
-    """
+    """That of the display matrix, which is stored by columns (ISO/IEC 14496-12, 6.2.2)."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if not isinstance(matrix, SideData):
         return Orientation(False, False, False)
     a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix))
+    return nearest_orientation(a, b, c, d)
+
+
+def nearest_orientation(a: int, b: int, c: int, d: int) -> Orientation:
+    """Of the eight orientations the one nearest to a display matrix.
+
+    A stored point (x, y) is shown at (a x + c y, b x + d y); y grows downwards.
+    """
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return Orientation(False, a < 0, d < 0)
     return Orientation(True, c < 0, b < 0)

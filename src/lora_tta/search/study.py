@@ -2,7 +2,8 @@
 
 import math
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
 from typing import IO, Any
@@ -74,7 +75,7 @@ def open_study(exports: Path, params: Params, identity: Mapping[str, Any]) -> op
         identity: everything that the value of a trial depends on, besides its point.
 
     Raises:
-        UserError: the database cannot be reached.
+        UserError: the database cannot be reached, or the journal is damaged.
     """
     search = params.search
     key = digest(
@@ -85,11 +86,11 @@ def open_study(exports: Path, params: Params, identity: Mapping[str, Any]) -> op
     )
     name = f"{search.study_name}-{key[:10]}"
     cache = ContentCache(params.cache.path, params.cache.max_bytes)
-    storage = _storage(params, cache)
+    journal = None if search.storage else params.cache.path / JOURNAL
     # One process creates and restores the study, the others find it.
-    with cache.lock({"opening": name}):
+    with _reading(journal), cache.lock({"opening": name}):
         study = optuna.create_study(
-            storage=storage,
+            storage=_storage(params, cache),
             study_name=name,
             directions=[objective.direction for objective in search.objectives],
             pruner=build_pruner(search),
@@ -97,6 +98,22 @@ def open_study(exports: Path, params: Params, identity: Mapping[str, Any]) -> op
         )
         restore_study(study, exports, search.space)
     return study
+
+
+@contextmanager
+def _reading(journal: Path | None) -> Iterator[None]:
+    """Turn what Optuna raises at a damaged journal, which has many kinds, into a :class:`UserError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if journal is None or isinstance(error, OSError):
+            raise
+        raise UserError(
+            f"{journal} is damaged ({reason_of(error)}): move it away; the search goes on from its last "
+            "export, and takes finished work from the cache"
+        ) from None
 
 
 def _storage(params: Params, cache: ContentCache) -> BaseStorage:
