@@ -30,6 +30,7 @@ from lora_tta.data.excerpt import read_excerpt
 from lora_tta.data.rejection import RejectedError, Rejection
 from lora_tta.data.transcode import ClipFormat, transcode
 from lora_tta.data.ucf101 import Source
+from lora_tta.data.windows import Windows
 
 NUM_FRAMES, HEIGHT, WIDTH = 72, 96, 128
 # A process of such a size is stopped, before it hurts others.
@@ -158,7 +159,8 @@ def _whole_files(folder: Path, count: int) -> dict[Kind, bytes]:
 
 def clip_format() -> ClipFormat:
     """Small clips."""
-    return ClipFormat(height=48, width=64, fps=24, window="middle")
+    windows = Windows(length=65, place="middle", count=1, stride=None, seed=0)
+    return ClipFormat(size=(48, 64), fps=24, conditioning_frames=33, windows=windows)
 
 
 def _encode(path: Path, kind: Kind) -> None:
@@ -181,7 +183,7 @@ def _read(path: Path) -> int:
     """As preprocessing does, and as one's own video is read; 0 for a clip, 1 for a reason."""
     result = transcode(Source(path, "a", path.stem), path.parent, path.parent, clip_format())
     try:
-        read_excerpt(path, 48, 64, 24, 65)
+        read_excerpt(path, (48, 64), 24, 65)
     except RejectedError:
         return 1
     return int(isinstance(result, Rejection))

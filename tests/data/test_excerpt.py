@@ -25,22 +25,22 @@ def shown(excerpt: Excerpt) -> list[int]:
 @pytest.mark.parametrize("suffix", KINDS)
 def test_the_end_and_any_place_show_the_frames_that_are_there(tmp_path, suffix):
     path = encode(tmp_path / f"a.{suffix}", marked_frames(range(150)), 24, **KINDS[suffix])
-    end = read_excerpt(path, HEIGHT, WIDTH, 24, 65)
+    end = read_excerpt(path, (HEIGHT, WIDTH), 24, 65)
     assert (shown(end), end.available) == (list(range(85, 150)), 150)
-    middle = read_excerpt(path, HEIGHT, WIDTH, 24, 33, start=70)
+    middle = read_excerpt(path, (HEIGHT, WIDTH), 24, 33, start=70)
     assert shown(middle) == list(range(70, 103))
-    assert len(read_excerpt(path, HEIGHT, WIDTH, 24, 65, start=130).frames) == 20
+    assert len(read_excerpt(path, (HEIGHT, WIDTH), 24, 65, start=130).frames) == 20
     with pytest.raises(RejectedError):
-        read_excerpt(path, HEIGHT, WIDTH, 24, 65, start=151)
+        read_excerpt(path, (HEIGHT, WIDTH), 24, 65, start=151)
 
 
 @pytest.mark.parametrize(("fps", "last"), [(25, 148), (30, 148), (60, 147), (12, 149)])
 def test_the_end_of_a_video_at_another_rate(tmp_path, fps, last):
     """Frame k is the one that is shown at k / 24 s, so the very last one may be left out."""
     path = encode(tmp_path / "a.mp4", marked_frames(range(150)), fps, **H264)
-    excerpt = read_excerpt(path, HEIGHT, WIDTH, 24, 33)
+    excerpt = read_excerpt(path, (HEIGHT, WIDTH), 24, 33)
     assert shown(excerpt)[-1] == last
-    assert shown(excerpt) == shown(read_excerpt(path, HEIGHT, WIDTH, 24, 33, start=excerpt.available - 33))
+    assert shown(excerpt) == shown(read_excerpt(path, (HEIGHT, WIDTH), 24, 33, start=excerpt.available - 33))
 
 
 def test_decoding_starts_shortly_before(tmp_path, monkeypatch):
@@ -53,6 +53,6 @@ def test_decoding_starts_shortly_before(tmp_path, monkeypatch):
     monkeypatch.setattr(
         excerpt, "decode_intact", lambda *arguments: given.append(arguments[2]) or decode(*arguments)
     )
-    assert shown(read_excerpt(path, HEIGHT, WIDTH, 24, 33)) == list(range(167, 200))
+    assert shown(read_excerpt(path, (HEIGHT, WIDTH), 24, 33)) == list(range(167, 200))
     assert given[0].keys[given[0].first]
     assert 100 < given[0].first < 200 - 33 - 24

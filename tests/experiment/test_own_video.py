@@ -41,6 +41,17 @@ def test_the_end_is_continued_and_the_last_frames_are_predicted_from_those_befor
     assert (result.fps, result.prompt, result.prompt_from) == (24, "a dog runs", "from its name")
 
 
+def test_other_numbers_of_known_and_generated_frames(video, params):
+    values = one_step(params).model_dump()
+    values["preprocess"] |= {"conditioning_frames": 9, "generated_frames": 8, "height": 48}
+    result = continue_video(video, params=Params.model_validate(values))
+    assert result.continuation.frames.shape == (17, 48, 48, 3)
+    assert result.comparison is not None
+    assert result.comparison.truth is not None
+    assert result.comparison.truth.shape == (8, 48, 48, 3)
+    assert result.continuation.start == pytest.approx((70 - 9) / 24)
+
+
 def test_from_a_start_on_it_does_what_the_pipeline_does_with_the_first_frames(
     video, params, tmp_path, moving_frames
 ):

@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
     _check_free(arguments, [output] if arguments.no_compare else [output, comparison])
 
     with without_garbage_collection():
-        from lora_tta.experiment.own_video import NEW_FRAMES, continue_video
+        from lora_tta.experiment.own_video import continue_video
 
     result = continue_video(
         arguments.video,
@@ -76,7 +76,8 @@ def run(arguments: argparse.Namespace) -> None:
     )
     print(f'prompt: "{result.prompt}" ({result.prompt_from})')
     result.write(output)
-    written = [f"{printable(str(output))} ({NEW_FRAMES} new frames, {NEW_FRAMES / result.fps:.1f} s)"]
+    new = len(result.continuation.generated)
+    written = [f"{printable(str(output))} ({new} new frames, {new / result.fps:.1f} s)"]
     compared = result.comparison
     if compared is not None:
         result.write_comparison(comparison)
@@ -85,7 +86,7 @@ def run(arguments: argparse.Namespace) -> None:
             f"{name.upper()} {before:.2f} without and {after:.2f} with adaptation"
             for name, (before, after) in compared.metrics.items()
         )
-        print(f"the last {NEW_FRAMES} frames predicted: {values}" if arguments.start is None else values)
+        print(f"the last {new} frames predicted: {values}" if arguments.start is None else values)
     elif not arguments.no_compare:
         print("no comparison: the video shows too few frames after the known ones")
     parts = {id(part): part for part in (result.continuation, compared) if part is not None}.values()

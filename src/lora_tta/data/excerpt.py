@@ -11,9 +11,9 @@ import numpy as np
 
 from lora_tta.data.containers import open_video, video_stream
 from lora_tta.data.rejection import Reason, RejectedError
-from lora_tta.data.scaling import FrameScaler
+from lora_tta.data.resolution import Resolution
 from lora_tta.data.timeline import resample
-from lora_tta.data.transcode import Packets, decode_intact, read_packets
+from lora_tta.data.transcode import Packets, decode_intact, read_packets, scaler_for
 from lora_tta.data.video import encode_h264, read_video
 
 # Decoding starts at a whole picture at least this much before the excerpt, in seconds.
@@ -47,14 +47,13 @@ class Excerpt:
 
 
 def read_excerpt(
-    path: Path, height: int, width: int, fps: int, num_frames: int, start: int | None = None
+    path: Path, size: tuple[int, int] | Resolution, fps: int, num_frames: int, start: int | None = None
 ) -> Excerpt:
     """At most ``num_frames`` frames of a video.
 
     Args:
         path: any file that preprocessing reads.
-        height: of the frames, in pixels.
-        width: likewise.
+        size: height and width of the frames in pixels, or the budget from which the video's shape makes them.
         fps: of the frames; the video is resampled.
         num_frames: fewer come where the video ends.
         start: the first frame, counted at ``fps``; None takes the last frames of the video.
@@ -73,7 +72,7 @@ def read_excerpt(
         stream = video_stream(container, path)
         decoded = decode_intact(container, stream, _shortly_before(packets, begin / fps))
         for frame in resample(decoded, packets.timing, begin, count, fps):
-            scaler = scaler or FrameScaler(frame, stream.sample_aspect_ratio, height, width)
+            scaler = scaler or scaler_for(frame, stream, size)
             kept.append(scaler(frame))
     if scaler is None:
         raise RejectedError(Reason.TOO_SHORT, f"it has {available} frames at {fps} fps")

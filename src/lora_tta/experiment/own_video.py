@@ -20,7 +20,7 @@ from lora_tta.backbones.base import Backbone, Conditioning
 from lora_tta.cache.keys import derive_seed
 from lora_tta.config import AdaptationParams, ModelParams, Params, load_own_or_packaged_params
 from lora_tta.data.captions import with_captions
-from lora_tta.data.excerpt import Excerpt, read_excerpt
+from lora_tta.data.excerpt import read_excerpt
 from lora_tta.data.folder import lies_in, printable
 from lora_tta.data.rejection import RejectedError
 from lora_tta.data.ucf101 import name_sources
@@ -29,11 +29,9 @@ from lora_tta.errors import FailedWork, UserError
 from lora_tta.evaluation.frame_metrics import psnr, ssim
 from lora_tta.experiment.lazy_model import LazyModel
 from lora_tta.generation.continuation import generate_continuation
-from lora_tta.records.clips import CONDITIONING_FRAMES, NUM_FRAMES
 from lora_tta.records.point import Point
 from lora_tta.report.side_by_side import side_by_side
 
-NEW_FRAMES = NUM_FRAMES - CONDITIONING_FRAMES
 MEASURES = {"psnr": psnr, "ssim": ssim}
 
 
@@ -225,32 +223,33 @@ def _check_model(params: ModelParams) -> None:
 
 def _parts(path: Path, params: Params, start: float | None, compare: bool) -> list[_Part]:
     """What is to be continued: the end or the asked start first, then what the comparison needs."""
-    size = params.preprocess
-    first = None if start is None else round(start * size.fps)
+    form = params.preprocess
+    known = form.conditioning_frames
+    first = None if start is None else round(start * form.fps)
     try:
-        excerpt = read_excerpt(path, size.height, size.width, size.fps, NUM_FRAMES, first)
+        size = form.size or (form.height, form.width)
+        excerpt = read_excerpt(path, size, form.fps, form.num_frames, first)
     except RejectedError as rejected:
         raise UserError(f"{printable(str(path))} cannot be continued: {rejected.detail}") from None
     count = len(excerpt.frames)
-    if count < CONDITIONING_FRAMES:
+    if count < known:
         behind = "" if start is None else f" from {start:g} s on"
         raise UserError(
-            f"{printable(str(path))} has {count} frames at {size.fps} fps{behind}, and {CONDITIONING_FRAMES} "
-            f"({CONDITIONING_FRAMES / size.fps:.2f} s) are needed: give a longer video"
+            f"{printable(str(path))} has {count} frames at {form.fps} fps{behind}, and {known} "
+            f"({known / form.fps:.2f} s) are needed: give a longer video"
             + (" or an earlier --start" if behind else "")
         )
-    whole = compare and count == NUM_FRAMES
+    whole = compare and count == form.num_frames
+    before = max(excerpt.available - count, 0) if first is None else first
+
+    def part(begin: int, end: int) -> _Part:
+        frames = excerpt.pixels(begin, end)
+        truth = frames[known:] if end - begin > known else None
+        return _Part((before + begin) / form.fps, frames[:known], truth)
+
     if first is not None:
-        return [_part(excerpt, 0, first, with_truth=whole)]
-    before = max(excerpt.available - count, 0)
-    parts = [_part(excerpt, count - CONDITIONING_FRAMES, before, with_truth=False)]
-    return [*parts, _part(excerpt, 0, before, with_truth=True)] if whole else parts
-
-
-def _part(excerpt: Excerpt, begin: int, before: int, with_truth: bool) -> _Part:
-    frames = excerpt.pixels(begin, begin + (NUM_FRAMES if with_truth else CONDITIONING_FRAMES))
-    known, truth = frames[:CONDITIONING_FRAMES], frames[CONDITIONING_FRAMES:]
-    return _Part((before + begin) / excerpt.fps, known, truth if with_truth else None)
+        return [part(0, count if whole else known)]
+    return [part(count - known, count), *([part(0, count)] if whole else [])]
 
 
 def _encode(params: Params, videos: Iterable[np.ndarray], prompt: str) -> list[Conditioning]:
@@ -280,9 +279,10 @@ def _continue(
 
     def generate() -> tuple[np.ndarray, float]:
         bar.set_description("generate")
-        made = generate_continuation(backbone, conditioning, params.generation, generation_seed)
+        num_frames = params.preprocess.num_frames
+        made = generate_continuation(backbone, conditioning, num_frames, params.generation, generation_seed)
         bar.update()
-        return made.frames[CONDITIONING_FRAMES:], made.seconds
+        return made.frames[len(part.known) :], made.seconds
 
     unadapted, seconds = (None, 0.0) if part.truth is None else generate()
     snapshot = _adapt(backbone, methods, conditioning, adaptation, adaptation_seed, bar)
