@@ -95,7 +95,10 @@ def _without_jitter(times: np.ndarray) -> tuple[float | None, np.ndarray]:
         rate, start = np.polyfit(numbers, times, 1)
         return np.abs(start + rate * numbers - times).max() / rate, rate, numbers
 
-    off, rate, numbers = min(fit(with_gaps), fit(without_gaps), key=lambda fitted: fitted[0])
+    fits = [fit(with_gaps)]
+    if (with_gaps != 1).any():
+        fits.append(fit(without_gaps))
+    off, rate, numbers = min(fits, key=lambda fitted: fitted[0])
     return (float(rate), rate * numbers) if off < 1 / 2 else (None, times)
 
 
@@ -130,6 +133,9 @@ def _recordings(
     stamps: Iterable[Stamp], time_base: Fraction, usual: int, max_gap: Fraction | None
 ) -> Iterator[list[tuple[int, int, bool]]]:
     """Runs of packets without a break: when each is shown, for how long, and whether it is discarded."""
+    # Whole ticks: fractions would take most of the time that reading a file's packets does.
+    max_backwards = math.floor(_MAX_BACKWARDS / time_base)
+    max_ahead = math.inf if max_gap is None else math.floor(max_gap / time_base)
     recording: list[tuple[int, int, bool]] = []
     last: int | None = None
     expected = 0
@@ -138,8 +144,8 @@ def _recordings(
             decoded = expected
         # Packets that an edit list discards lie before its start, and break nothing.
         if decoded is not None and not discarded:
-            back = last is not None and (last - decoded) * time_base > _MAX_BACKWARDS
-            ahead = last is not None and max_gap is not None and (decoded - expected) * time_base > max_gap
+            back = last is not None and last - decoded > max_backwards
+            ahead = last is not None and decoded - expected > max_ahead
             if back or ahead:
                 yield recording
                 recording = []

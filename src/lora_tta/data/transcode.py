@@ -223,9 +223,12 @@ def decode_intact(
         RejectedError: a frame is damaged, or has no time.
     """
     frames = _decoded_in_any_order(container, stream, packets)
+    # Frames to be shown before the first whole one lack what they refer to.
+    start = packets.times[packets.first]
+    frames = (frame for frame in frames if frame.pts is None or frame.pts >= start)
     if packets.in_decoding_order:
         frames = in_order(frames, stream.codec_context)
-    last = packets.times[packets.first]
+    last = start
     for number, frame in enumerate(frames):
         if frame.is_corrupt:
             raise RejectedError(Reason.UNREADABLE, f"frame {number} is damaged")
@@ -242,11 +245,5 @@ def _decoded_in_any_order(
         zip(packets_with_data(container, stream), packets.times, strict=False), packets.first, None
     ):
         packet.pts = time
-        yield from _from(packets, packet.decode())
-    yield from _from(packets, stream.codec_context.decode(None))
-
-
-def _from(packets: Packets, frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
-    """Without frames to be shown before the first whole one: they lack what they refer to."""
-    start = packets.times[packets.first]
-    return (frame for frame in frames if frame.pts is None or frame.pts >= start)
+        yield from packet.decode()
+    yield from stream.codec_context.decode(None)
