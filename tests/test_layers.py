@@ -9,7 +9,7 @@ import pytest
 from lora_tta.cache.closure import all_modules, import_closure, module_file, own_imports
 
 FLOORS = [
-    ["errors", "files", "imports", "peak_memory", "places"],
+    ["ends", "errors", "files", "imports", "peak_memory", "places"],
     ["records"],
     ["config"],
     ["data"],

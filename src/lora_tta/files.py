@@ -37,6 +37,10 @@ def atomic(path: Path) -> Iterator[Path]:
             shutil.rmtree(old)
         else:
             os.replace(partial, path)
+    except OSError as error:
+        # Of a full disk, the system does not tell where it is.
+        error.filename = error.filename or str(path)
+        raise
     finally:
         if partial.is_dir():
             shutil.rmtree(partial, ignore_errors=True)

@@ -9,6 +9,7 @@ from lora_tta.cache.store import ContentCache
 from lora_tta.data.video import write_video
 from lora_tta.experiment.encoding import encode_clip
 from lora_tta.experiment.lazy_model import LazyModel
+from lora_tta.files import file_sha256
 from lora_tta.records.clips import Clip
 
 CLIP = Clip(
@@ -24,7 +25,8 @@ def encode(params, tmp_path):
         write_video(tmp_path / CLIP.file_name, frames, CLIP.fps)
         cache = ContentCache(tmp_path / "cache", params.cache.max_bytes)
         model = LazyModel(params.model, tmp_path / "cache", for_encoding=True)
-        encode_clip(model, cache, tmp_path, replace(CLIP, caption=caption), tmp_path / "encoded")
+        clip = replace(CLIP, caption=caption, sha256=file_sha256(tmp_path / CLIP.file_name))
+        encode_clip(model, cache, tmp_path, clip, tmp_path / "encoded")
         return (tmp_path / "encoded").read_bytes(), "backbone" in vars(model)
 
     return encode

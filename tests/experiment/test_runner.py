@@ -15,8 +15,8 @@ from lora_tta.adaptation.methods import lora
 from lora_tta.adaptation.trajectory import Snapshot, adapt
 from lora_tta.cache.store import LOCKS
 from lora_tta.config import Params
-from lora_tta.data.video import read_clip_frames
-from lora_tta.errors import FailedWork
+from lora_tta.data.video import read_clip_frames, write_video
+from lora_tta.errors import FailedWork, UserError
 from lora_tta.evaluation.frame_metrics import MAX_PSNR
 from lora_tta.experiment import lazy_model as model_module
 from lora_tta.experiment import runner as runner_module
@@ -132,6 +132,19 @@ def test_two_runs_from_scratch_agree_bit_for_bit(prepare, moving_frames):
         runs.append(runner.run(only_clip(runner), POINT))
     assert content(runs[0]) == content(runs[1])
     assert runs[0].result.metrics.summary == runs[1].result.metrics.summary
+
+
+@pytest.mark.parametrize("arm", [None, "reconstruction"])
+def test_a_clip_whose_file_was_changed_is_noticed_and_no_work_is_done_with_it(
+    runner, clip, arm, moving_frames
+):
+    path = runner.clips_folder / clip.file_name
+    write_video(path, moving_frames[:65, :32, :48], clip.fps)
+    with pytest.raises(
+        UserError, match=rf"{clip.file_name} is not the clip of manifest\.csv .* dvc checkout"
+    ):
+        runner.run(clip, arm)
+    assert not list(runner.params.cache.path.glob("result/*"))
 
 
 def test_finished_work_is_not_done_again(runner, clip, monkeypatch):

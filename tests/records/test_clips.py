@@ -96,3 +96,30 @@ def test_a_clip_is_immutable_and_names_its_file():
     with pytest.raises(dataclasses.FrozenInstanceError):
         clip("Archery", 1).caption = "other"
     assert clip("Archery", 1).file_name == "v_Archery_g01_c01.mp4"
+
+
+def test_a_manifest_cut_short_is_noticed_wherever_it_was_cut(tmp_path):
+    clips = [clip("Archery", number) for number in (1, 2, 3)]
+    write_manifest(tmp_path, clips)
+    for each in clips:
+        (tmp_path / each.file_name).touch()
+    path = tmp_path / "manifest.csv"
+    whole = path.read_text()
+    assert read_manifest(tmp_path) == clips
+    for end in range(len(whole) - 1):
+        path.write_text(whole[:end])
+        with pytest.raises(UserError, match=r"manifest\.csv.*(run preprocess again|or preprocess again)"):
+            read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("clip_id", ["../outside", "/outside", "below/it"])
+def test_no_clip_lies_outside_of_the_manifests_folder(tmp_path, clip_id):
+    write_manifest(tmp_path, [dataclasses.replace(clip("Archery", 1), clip_id=clip_id)])
+    with pytest.raises(UserError, match="lies outside of its folder"):
+        read_manifest(tmp_path)
+
+
+def test_two_clips_of_one_name_are_refused(tmp_path):
+    write_manifest(tmp_path, [clip("Archery", 1), clip("Archery", 1)])
+    with pytest.raises(UserError, match="two rows have the same clip_id"):
+        read_manifest(tmp_path)

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from lora_tta.tracking.mlflow_runs import open_experiment
-from lora_tta.tracking.runs import tracked_run
+from lora_tta.tracking.runs import ended_keys, tracked_run
 from lora_tta.tracking.store import Store
 
 KILLED = """
@@ -84,11 +84,15 @@ def test_other_work_has_a_run_of_its_own(store):
     assert statuses(store) == ["FINISHED"] * 2
 
 
-def test_an_interrupted_run_has_failed_and_says_so(store):
+def test_an_interrupted_run_is_killed_says_so_and_is_replaced(store):
     with pytest.raises(KeyboardInterrupt), tracked_run(store, "run", "final", "final/1"):
         raise KeyboardInterrupt
     (run,) = store.client.search_runs([store.experiment_id])
-    assert (run.info.status, run.data.tags["lora_tta.failure"]) == ("FAILED", "KeyboardInterrupt: ")
+    assert (run.info.status, run.data.tags["mlflow.note.content"]) == ("KILLED", "Interrupted before its end")
+    assert not ended_keys(store, "final/")
+    with tracked_run(store, "run", "final", "final/1"):
+        pass
+    assert statuses(store) == ["FINISHED"]
 
 
 def test_a_worker_that_lost_its_trial_logs_nothing_more(store):

@@ -32,6 +32,7 @@ from lora_tta.data.stratified import StratifiedSampler
 from lora_tta.data.transcode import ClipFormat, read_packets, transcode
 from lora_tta.data.ucf101 import Source, name_sources, read_split_list, select_listed
 from lora_tta.data.windows import Windows
+from lora_tta.ends import follow_parent, without_ctrl_c
 from lora_tta.errors import UserError
 from lora_tta.files import PARTIAL_PATTERN, write_text
 from lora_tta.records.clips import MANIFEST_NAME, Clip, Cut, write_manifest
@@ -278,8 +279,21 @@ def _mapper(workers: int) -> Iterator[Callable]:
     if workers == 1:
         yield map
         return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as executor:
-        yield executor.map
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=follow_parent) as executor:
+
+        def submit_all(run: Transcode, batch: list[Source]) -> Iterator[Cut | Rejection]:
+            with without_ctrl_c():
+                return executor.map(run, batch)
+
+        try:
+            yield submit_all
+        except BaseException:
+            # Not when all that was submitted is done, which may take hours.
+            executor.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
 
 
 def _available_cores() -> int:

@@ -17,8 +17,8 @@ from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc, Interpola
 
 from lora_tta.data.scaling import BT709, RGBConverter
 from lora_tta.errors import UserError
-from lora_tta.files import atomic
-from lora_tta.records.clips import Clip
+from lora_tta.files import atomic, file_sha256
+from lora_tta.records.clips import MANIFEST_NAME, Clip
 
 # At least 44 dB for every frame of the real footage tried at 192x336; continuations are near 16 dB.
 QUANTISER = 10
@@ -70,12 +70,23 @@ def read_video(path: Path, num_frames: int | None = None) -> np.ndarray:
 
 def read_clip_frames(folder: Path, clip: Clip) -> np.ndarray:
     """All frames of a preprocessed clip: uint8 (F, H, W, 3). Ground truth included: for metrics only."""
-    return read_video(folder / clip.file_name, clip.num_frames)
+    return read_video(_checked_file(folder, clip), clip.num_frames)
 
 
 def read_conditioning_frames(folder: Path, clip: Clip) -> np.ndarray:
     """The frames the model may see: uint8 (F, H, W, 3). The later ones are not decoded."""
-    return read_video(folder / clip.file_name, clip.conditioning_frames)
+    return read_video(_checked_file(folder, clip), clip.conditioning_frames)
+
+
+def _checked_file(folder: Path, clip: Clip) -> Path:
+    """The file of a clip, which has to be the one that was preprocessed: results go by its hash."""
+    path = folder / clip.file_name
+    if path.exists() and file_sha256(path) != clip.sha256:
+        raise UserError(
+            f"{path} is not the clip of {MANIFEST_NAME} (its SHA-256 is another): run dvc checkout or "
+            "preprocess again"
+        )
+    return path
 
 
 def write_video(path: Path, frames: np.ndarray, fps: int) -> None:

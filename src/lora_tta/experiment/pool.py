@@ -1,6 +1,5 @@
 """Clips spread over the processes of one machine."""
 
-import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tqdm import tqdm
 
 from lora_tta.config import Params
-from lora_tta.errors import UserError, reason_of
+from lora_tta.ends import follow_parent
+from lora_tta.errors import UserError, disk_errors, reason_of
 from lora_tta.experiment.processes import forkserver, num_processes, take_gpu
 from lora_tta.records.clips import Clip
 from lora_tta.records.point import Arm
@@ -90,7 +90,8 @@ def run_arms(runner: "ClipRunner", clip: Clip, arms: Sequence[Arm]) -> "Future[O
 
     def guarded(work: Callable[[], Any]) -> Any:
         try:
-            return work()
+            with disk_errors():
+                return work()
         except UserError:
             raise
         except Exception as error:
@@ -117,13 +118,14 @@ def _work(tasks: ClipTasks, index: int, taken: Any, results: "SimpleQueue[Any]",
     """Take one clip after another, send its number and what became of it, and an error as one line."""
     from lora_tta.experiment.preloaded import ClipRunner
 
+    follow_parent()
     try:
         take_gpu(index)
         runner = ClipRunner(tasks.params, tasks.clips_folder, tasks.encoded)
         # The parent copies the files of the outcomes from the cache, so they are leased until it is done.
         with runner.working():
             sent: list[Future[None]] = []
-            while (number := _take(taken)) < len(tasks.clips) and _parent_lives():
+            while (number := _take(taken)) < len(tasks.clips):
                 outcomes = run_arms(runner, tasks.clips[number], tasks.arms)
                 sent.append(
                     runner.beside.submit(lambda at=number, of=outcomes: results.put((at, of.result())))
@@ -131,8 +133,7 @@ def _work(tasks: ClipTasks, index: int, taken: Any, results: "SimpleQueue[Any]",
                 _raise_errors(future for future in sent if future.done())
             runner.beside.wait()
             _raise_errors(sent)
-            while not done.wait(1) and _parent_lives():
-                pass
+            done.wait()
     except Exception as error:
         results.put(reason_of(error))
 
@@ -146,11 +147,6 @@ def _take(taken: Any) -> int:
     with taken.get_lock():
         taken.value += 1
         return taken.value - 1
-
-
-def _parent_lives() -> bool:
-    parent = multiprocessing.parent_process()
-    return parent is None or parent.is_alive()
 
 
 def _received(

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import psutil
 
 from lora_tta.config import ModelParams
+from lora_tta.ends import follow_parent, without_ctrl_c
 from lora_tta.errors import UserError
 
 # One of them is there wherever PyTorch can find a GPU: the drivers of NVIDIA, of Windows' Linux, and of AMD.
@@ -31,14 +32,20 @@ def forkserver(preload: str) -> ForkServerContext:
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([preload])
-    multiprocessing.forkserver.ensure_running()
+    with without_ctrl_c():
+        multiprocessing.forkserver.ensure_running()
     return context
 
 
 def call_in_process(preload: str, function: Callable[..., Any], *arguments: Any) -> Any:
     """The result of ``function(*arguments)``, called in a process of :func:`forkserver`."""
-    with ProcessPoolExecutor(1, mp_context=forkserver(preload)) as executor:
-        return executor.submit(function, *arguments).result()
+    with ProcessPoolExecutor(1, mp_context=forkserver(preload), initializer=follow_parent) as executor:
+        try:
+            return executor.submit(function, *arguments).result()
+        except KeyboardInterrupt:
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
 
 
 def num_processes(asked: int | Literal["auto"], model: ModelParams, preload: str) -> int:

@@ -1,8 +1,8 @@
 """Loading a pipeline folder, with clear errors for what is missing or does not fit."""
 
-import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -10,11 +10,12 @@ from accelerate import init_empty_weights
 from diffusers import AutoencoderKLHunyuanVideo, ModelMixin
 from transformers import CLIPTextModel, T5EncoderModel
 
-from lora_tta.errors import UserError
+from lora_tta.errors import UserError, reason_of
 from lora_tta.models.memory import count_parameters, require_memory
 from lora_tta.models.pipeline import OpenSoraContinuationPipeline
 from lora_tta.models.speed.weight_streaming import read_weights
 from lora_tta.models.transformer import OpenSoraTransformer3DModel
+from lora_tta.models.weight_files import check_names, check_shapes, check_weights, read_json
 
 MODEL_CLASSES = {
     "transformer": OpenSoraTransformer3DModel,
@@ -56,13 +57,16 @@ def load_pipeline(
             published weights, the transformer is more than half, and the text encoders are nearly the rest.
 
     Raises:
-        UserError: if files are missing, or the models do not fit into the device's memory. Nothing has been
-            loaded then.
+        UserError: if files are missing, damaged or of another model, or the models do not fit into the
+            device's memory. Nothing has been loaded then.
     """
     path, device = Path(path), torch.device(device)
     weight_files = check_pipeline_folder(path)
     left_out = {name: None for name in COMPONENTS if name not in components}
     weight_files = {name: files for name, files in weight_files.items() if name not in left_out}
+    for name in set(components) - set(weight_files):
+        for config in (path / name).glob("*.json"):
+            read_json(config)
     num_parameters = count_parameters(file for files in weight_files.values() for file in files)
     require_memory(num_parameters, dtype, device, what=f"the pipeline in {path}")
 
@@ -70,7 +74,8 @@ def load_pipeline(
         name: _load_model(MODEL_CLASSES[name], path / name, files, device, dtype)
         for name, files in weight_files.items()
     }
-    return OpenSoraContinuationPipeline.from_pretrained(path, **models, **left_out)
+    with _other_model(path, "a pipeline"):
+        return OpenSoraContinuationPipeline.from_pretrained(path, **models, **left_out)
 
 
 def _load_model(
@@ -82,7 +87,18 @@ def _load_model(
     """
     if device.type == "cuda" and issubclass(model_class, ModelMixin):
         return stream_model(model_class, folder, files, device, dtype)
-    return model_class.from_pretrained(folder, dtype=dtype, device_map=str(device))
+    empty = _empty_model(model_class, folder)
+    if issubclass(model_class, ModelMixin):
+        check_weights(empty, files)
+        return model_class.from_pretrained(folder, dtype=dtype, device_map=str(device))
+    file_of = check_shapes(empty, files)
+    with _other_model(folder, f"a {model_class.__name__}"):
+        # It knows by which other names weights may be stored. What is missing it would fill in.
+        model, found = model_class.from_pretrained(
+            folder, dtype=dtype, device_map=str(device), output_loading_info=True
+        )
+    check_names(sorted(found["missing_keys"]), sorted(found["unexpected_keys"]), file_of)
+    return model
 
 
 def stream_model(
@@ -93,17 +109,49 @@ def stream_model(
     Raises:
         UserError: if the files do not hold the weights of the model that the folder's config describes.
     """
-    with ThreadPoolExecutor(max_workers=1) as executor, init_empty_weights():
+    with ThreadPoolExecutor(max_workers=1) as executor:
         reading = executor.submit(read_weights, files, device, dtype)
-        model = model_class.from_config(model_class.load_config(folder))
-    weights = reading.result()
-    try:
-        model.load_state_dict(weights, assign=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{folder} holds other weights than its config.json describes: {reason}") from error
+        model = _empty_model(model_class, folder)
+        check_weights(model, files)
+    model.load_state_dict(reading.result(), assign=True)
     model.register_to_config(_name_or_path=folder)
     return model.to(device).eval()
+
+
+def _empty_model(model_class: type, folder: Path) -> torch.nn.Module:
+    """The model that the folder's ``config.json`` describes, without weights.
+
+    Raises:
+        UserError: the file describes no such model.
+    """
+    file = folder / "config.json"
+    config = read_json(file)
+    name = model_class.__name__
+    if issubclass(model_class, ModelMixin):
+        kind, is_right = config.get("_class_name"), config.get("_class_name") == name
+        _, unknown, _ = model_class.extract_init_dict(dict(config))
+        if is_right and (surplus := sorted(key for key in unknown if not key.startswith("_"))):
+            raise UserError(f"{file} has the key {surplus[0]}, which a {name} has not: take it out")
+    else:
+        kind = config.get("model_type")
+        is_right = bool(kind) and model_class.config_class.model_type.startswith(kind)
+    if not is_right:
+        raise UserError(f"{file} describes another model ({kind}) than a {name}: get it again")
+    with _other_model(file, f"a {name}"), init_empty_weights():
+        if issubclass(model_class, ModelMixin):
+            return model_class.from_config(config)
+        return model_class(model_class.config_class.from_pretrained(folder))
+
+
+@contextmanager
+def _other_model(place: Path, what: str) -> Iterator[None]:
+    """Turn what a library raises over files that it cannot use into a line that names their place."""
+    try:
+        yield
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise UserError(f"{place} cannot be used as {what} ({reason_of(error)}): get it again") from error
 
 
 def check_pipeline_folder(path: Path) -> dict[str, list[Path]]:
@@ -113,13 +161,20 @@ def check_pipeline_folder(path: Path) -> dict[str, list[Path]]:
         The weight files of each model that the folder has.
 
     Raises:
-        UserError: naming the missing files, and where to get them.
+        UserError: naming the missing files, and where to get them; or a list of files is damaged.
     """
     index_file = path / "model_index.json"
     if not index_file.is_file():
         raise UserError(f"{path} is no pipeline folder, model_index.json is missing: {HOW_TO_GET_WEIGHTS}")
-    index = json.loads(index_file.read_text())
-    components = [name for name, entry in index.items() if isinstance(entry, list) and entry[0] is not None]
+    index = read_json(index_file)
+    components = [
+        name for name, entry in index.items() if isinstance(entry, list) and entry[:1] not in ([], [None])
+    ]
+    others = [f"has the component {name}" for name in components if name not in COMPONENTS]
+    if "transformer" not in components:
+        others.append("has no transformer")
+    if others:
+        raise UserError(f"{index_file} describes another pipeline (it {others[0]}): {HOW_TO_GET_WEIGHTS}")
 
     weight_files, missing = {}, []
     for name in components:
@@ -141,4 +196,7 @@ def _weight_files(folder: Path, model_class: type) -> list[Path]:
     index_file = folder / f"{single.name}.index.json"
     if not index_file.is_file():
         return [single]
-    return [folder / name for name in sorted(set(json.loads(index_file.read_text())["weight_map"].values()))]
+    names = read_json(index_file).get("weight_map")
+    if not isinstance(names, dict) or not all(Path(str(name)).name == name for name in names.values()):
+        raise UserError(f"{index_file} is damaged (weight_map names no files beside it): get it again")
+    return [folder / name for name in sorted(set(names.values()))]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import psutil
 import torch
-from safetensors import safe_open
 
 from lora_tta.errors import UserError
 from lora_tta.models.transformer import OpenSoraTransformer3DModel
+from lora_tta.models.weight_files import shapes_in
 
 GIB = 2**30
 # Values that a block keeps for each token, as multiples of the model's width: counted without compilation, in
@@ -19,12 +19,14 @@ KEPT_WIDTHS_FOR_MLP_ADAPTERS = 5
 
 
 def count_parameters(weight_files: Iterable[Path]) -> int:
-    """Number of parameters in safetensors files, from their headers alone."""
+    """Number of parameters in safetensors files, from their headers alone.
+
+    Raises:
+        UserError: a file is damaged.
+    """
     total = 0
     for path in weight_files:
-        with safe_open(path, framework="pt") as file:
-            shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118
-        total += sum(math.prod(shape) for shape in shapes)
+        total += sum(math.prod(shape) for shape in shapes_in(path).values())
     return total
 
 

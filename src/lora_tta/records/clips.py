@@ -88,7 +88,7 @@ def read_manifest(folder: Path, split: Split | None = None) -> list[Clip]:
         split: of the clips to return, which may be none; ``None`` returns those of both.
 
     Raises:
-        UserError: there is no manifest, or it is not one this version writes.
+        UserError: there is no manifest, it is not one this version writes, or it was cut short or changed.
     """
     path = folder / MANIFEST_NAME
     types = get_type_hints(Clip)
@@ -101,9 +101,25 @@ def read_manifest(folder: Path, split: Split | None = None) -> list[Clip]:
             clips = [Clip(**{name: _parsed(columns[name], row[name]) for name in row}) for row in rows]
     except FileNotFoundError:
         raise UserError(f"{path} not found: run preprocess first") from None
-    except (TypeError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is damaged ({error}): run preprocess again") from None
+    except (TypeError, ValueError, KeyError, csv.Error) as error:
+        raise _damaged(path, error) from None
+    _check_files(path, clips)
     return [clip for clip in clips if split in (None, clip.split)]
+
+
+def _check_files(path: Path, clips: list[Clip]) -> None:
+    """Refuse a manifest whose clips are not those of its folder; reading a missing file tells of it."""
+    names = {clip.file_name for clip in clips}
+    if outside := sorted(name for name in names if Path(name).name != name):
+        raise _damaged(path, f"{outside[0]} lies outside of its folder")
+    if len(names) < len(clips):
+        raise _damaged(path, "two rows have the same clip_id")
+    if left := {file.name for file in path.parent.glob("*.mp4") if not file.name.startswith(".")} - names:
+        raise _damaged(path, f"it lists {len(names)} clips, and not {min(left)}")
+
+
+def _damaged(path: Path, reason: object) -> UserError:
+    return UserError(f"{path} is damaged ({reason}): run dvc checkout or preprocess again")
 
 
 def _parsed(kind: Any, value: str) -> Any:

@@ -1,11 +1,7 @@
 """Starting the workers of a study: in this process, in several on this machine, or on a SLURM cluster."""
 
-import multiprocessing
-import os
-import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import wait
@@ -16,6 +12,7 @@ import submitit
 from submitit.helpers import Checkpointable
 
 from lora_tta.config import Params
+from lora_tta.ends import follow_parent
 from lora_tta.errors import UserError, reason_of
 from lora_tta.experiment.processes import forkserver, take_gpu
 from lora_tta.records.clips import Clip
@@ -23,7 +20,6 @@ from lora_tta.records.search_folders import SearchFolders
 
 WORKER_MODULE = "lora_tta.search.preloaded"
 POLL_SECONDS = 2
-INTERRUPTED = "interrupted: run again to go on; nothing that was finished is lost"
 
 
 def run_local_workers(params: Params, folders: SearchFolders, clips: Sequence[Clip], processes: int) -> None:
@@ -33,7 +29,7 @@ def run_local_workers(params: Params, folders: SearchFolders, clips: Sequence[Cl
 
     Raises:
         UserError: the settings or the files are wrong, as the first worker that notices says; the others are
-            ended. Or all of them died, or the user interrupted them.
+            ended. Or all of them died.
     """
     context = forkserver(WORKER_MODULE)
     errors = context.SimpleQueue()
@@ -48,8 +44,6 @@ def run_local_workers(params: Params, folders: SearchFolders, clips: Sequence[Cl
         while running and errors.empty():
             wait([worker.sentinel for worker in running])
             running = [worker for worker in running if worker.is_alive()]
-    except KeyboardInterrupt:
-        raise UserError(INTERRUPTED) from None
     finally:
         for worker in running:
             worker.terminate()
@@ -69,7 +63,7 @@ def _work_in_process(
     errors: "SimpleQueue[str]", params: Params, folders: SearchFolders, clips: Sequence[Clip], index: int
 ) -> None:
     """Work, and hand an error on as one line."""
-    _follow_parent()
+    follow_parent()
     try:
         take_gpu(index)
         run_worker_here(params, folders, clips, shows_progress=index == 0)
@@ -78,36 +72,18 @@ def _work_in_process(
         sys.exit(1)
 
 
-def _follow_parent() -> None:
-    """End this process when its parent ends, in whatever way, and not before at Ctrl-C."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    # Ctrl-C reaches every process of the terminal; the parent ends the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=follow, daemon=True).start()
-
-
 def run_worker_here(
     params: Params, folders: SearchFolders, clips: Sequence[Clip], shows_progress: bool = True
 ) -> None:
     """Run one worker in this process.
 
     Raises:
-        UserError: the settings or the files are wrong, or the user interrupted it.
+        UserError: the settings or the files are wrong.
     """
     # Imported by workers alone: it takes seconds that the process which waits for them does without.
     from lora_tta.search.preloaded import run_worker
 
-    try:
-        run_worker(params, folders, clips, shows_progress)
-    except KeyboardInterrupt:
-        raise UserError(INTERRUPTED) from None
+    run_worker(params, folders, clips, shows_progress)
 
 
 class ClusterWorker(Checkpointable):
@@ -132,6 +108,7 @@ def run_slurm_workers(
 
     Raises:
         UserError: SLURM is not there or refuses the jobs, or a worker failed.
+        KeyboardInterrupt: the user interrupted it; the jobs are cancelled.
     """
     slurm = params.workers.slurm
     try:
@@ -155,8 +132,13 @@ def run_slurm_workers(
     except (RuntimeError, submitit.core.utils.FailedJobError) as error:
         raise UserError(f"SLURM took no job ({' '.join(str(error).split())}): see workers.slurm") from None
     print(f"{count} workers submitted as jobs {', '.join(job.job_id for job in jobs)}; output in {logs}")
-    while _in_queue([job.job_id for job in jobs]):
-        time.sleep(POLL_SECONDS)
+    try:
+        while _in_queue([job.job_id for job in jobs]):
+            time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        for job in jobs:
+            job.cancel()
+        raise
     reasons = [job.result() for job in jobs if job.paths.result_pickle.exists()]
     if failures := [reason for reason in reasons if reason]:
         raise UserError(failures[0])

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from lora_tta.cache.keys import derive_seed
 from lora_tta.config import Params
-from lora_tta.errors import FailedWork, UserError, reason_of
+from lora_tta.errors import FailedWork, UserError, disk_errors, reason_of
 from lora_tta.experiment.export import strip
 from lora_tta.experiment.runner import ClipRunner
 from lora_tta.records.clips import Clip
@@ -147,7 +147,7 @@ class Worker:
             is_owned=lambda: self._owns(trial),
         )
         try:
-            with run_of_trial as run, self.runner.working():
+            with disk_errors(), run_of_trial as run, self.runner.working():
                 log_settings(run, trial_settings(self.params, point_of(trial)))
                 log_dataset(run, self.params.data.root, self.runner.clips_folder)
                 outcomes, baseline, pruned = self._run_clips(trial, title, run)

@@ -22,17 +22,20 @@ def fetch_tables(name: str, folder: Path) -> bool:
     Raises:
         UserError: DVC has not kept the files of this revision.
     """
-    from dvc.api import DVCFileSystem
     from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc.repo.brancher import switch
     from dvc.scm import SCMError
     from dvc_data.index import DataIndexDirError
 
     revision, _, place = name.partition(":")
     try:
-        files = DVCFileSystem(url=".", rev=revision)
-        for table in (str(path) for path in files.ls(place or ADAPT.as_posix(), detail=False)):
-            if table.endswith((".csv", f"/{SETTINGS}")):
-                files.get_file(table, str(folder / Path(table).name))
+        # Not DVC's file system of a revision, whose root is Git's: this may be a subfolder of that.
+        with Repo() as repo, switch(repo, revision):
+            files = repo.dvcfs
+            for table in (str(path) for path in files.ls(f"/{place or ADAPT.as_posix()}", detail=False)):
+                if table.endswith((".csv", f"/{SETTINGS}")):
+                    files.get_file(table, str(folder / Path(table).name))
     except DataIndexDirError:
         raise UserError(
             f"{name}: its files are neither in DVC's cache nor in the remote, as after dvc gc; check the "

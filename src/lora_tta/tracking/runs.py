@@ -36,6 +36,7 @@ STATE_TAG, FAILURE_TAG = "lora_tta.state", "lora_tta.failure"
 # The most metrics that MLflow takes in one request.
 MAX_BATCH = 1000
 IDENTITY = "identity.json"
+COMPLETE, UNSUCCESSFUL = ("FINISHED", "FAILED"), ("FAILED", "KILLED")
 logger = logging.getLogger(__name__)
 
 
@@ -115,7 +116,7 @@ class OpenRun:
         """End the run, and try once more to send what was kept of it.
 
         Args:
-            status: ``FINISHED`` or ``FAILED``.
+            status: ``FINISHED``, ``FAILED``, or ``KILLED`` if it was interrupted.
             tags: to be set before.
             ended: milliseconds of Unix time, now if None.
         """
@@ -159,7 +160,7 @@ def tracked_run(
     is_owned: Callable[[], bool] = lambda: True,
     started: int | None = None,
 ) -> Iterator[OpenRun]:
-    """A run that is open inside the ``with`` and ends as FINISHED, or as FAILED with its reason.
+    """A run that is open inside the ``with`` and ends as FINISHED, as FAILED with its reason, or as KILLED.
 
     It takes the place of an earlier run of the same key: at once of one that was left unfinished, and at its
     end of one that is finished.
@@ -176,6 +177,9 @@ def tracked_run(
     run = OpenRun(store, Identity(name, kind, key, parent_key, started or _now()), is_owned)
     try:
         yield run
+    except KeyboardInterrupt:
+        run.end("KILLED", {MLFLOW_RUN_NOTE: "Interrupted before its end", STATE_TAG: "interrupted"})
+        raise
     except BaseException as error:
         reason = reason_of(error)
         run.end("FAILED", {FAILURE_TAG: reason, MLFLOW_RUN_NOTE: f"Failed: {reason}", STATE_TAG: "failed"})
@@ -221,11 +225,11 @@ def ended_keys(store: Store, beginning: str) -> set[str]:
     keys = {
         run.data.tags[KEY_TAG]
         for run in _search(store, f"tags.`{KEY_TAG}` LIKE '{beginning}%'")
-        if run.info.status in ("FINISHED", "FAILED")
+        if run.info.status in COMPLETE
     }
     for path in store.unsent.glob(f"*/{IDENTITY}"):
         key = json.loads(path.read_text())["key"]
-        if key.startswith(beginning) and _is_complete(path.parent):
+        if key.startswith(beginning) and _status(path.parent) in COMPLETE:
             keys.add(key)
     return keys
 
@@ -302,11 +306,11 @@ def _send_folder(store: Store, folder: Path) -> None:
 
 
 def _drop_failed(store: Store, key: str) -> None:
-    """Forget what is kept of earlier tries of the same work that failed."""
+    """Forget what is kept of earlier tries of the same work that failed or were interrupted."""
     for path in store.unsent.glob(f"*/{IDENTITY}"):
         try:
             with _lock_of(path.parent):
-                if json.loads(path.read_text())["key"] == key and _status(path.parent) == "FAILED":
+                if json.loads(path.read_text())["key"] == key and _status(path.parent) in UNSUCCESSFUL:
                     shutil.rmtree(path.parent)
         except (Timeout, FileNotFoundError):  # of a living process, or sent by one
             continue
