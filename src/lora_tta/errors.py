@@ -67,8 +67,8 @@ def disk_errors() -> Iterator[None]:
 def report_user_errors(run: Callable[[], None]) -> int:
     """Call ``run``; returns 0, or 2 after printing one line.
 
-    The line tells of a :class:`UserError`, of a missing file or a disk that takes none, or that Ctrl-C or SIGTERM
-    ended it.
+    The line tells of a :class:`UserError`, of a missing file, a disk that takes none, or an end by Ctrl-C or
+    SIGTERM.
     """
     try:
         with _sigterm_interrupts(), disk_errors():

@@ -1,9 +1,10 @@
 """What a study does about work that fails, and about mistakes of its user."""
 
+import errno
 import multiprocessing
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 from optuna.trial import TrialState
@@ -28,6 +29,7 @@ class Fault:
 
     learning_rate: float
     times: int
+    error: Exception = field(default_factory=lambda: RuntimeError("a passing\nfault"))
 
     def put_into(self, monkeypatch):
         real = ClipRunner._adapter
@@ -35,10 +37,24 @@ class Fault:
         def adapter(runner, work, adaptation):
             if adaptation.learning_rate == self.learning_rate and self.times:
                 self.times -= 1
-                raise RuntimeError("a passing\nfault")
+                raise self.error
             return real(runner, work, adaptation)
 
         monkeypatch.setattr(ClipRunner, "_adapter", adapter)
+
+
+def test_a_full_disk_ends_the_search_in_one_line_and_costs_no_trial(search_in, monkeypatch):
+    search = search_in("study", space=LEARNING_RATES, n_trials=2, num_clips=1)
+    fault = Fault(1e-3, times=1, error=OSError(errno.ENOSPC, "No space left on device"))
+    fault.put_into(monkeypatch)
+    with pytest.raises(UserError, match=r"^No space left on device: free some space and run again"):
+        search.worker().work()
+    assert not [
+        trial for trial in search.study().trials if trial.state.is_finished() or "failure" in trial.user_attrs
+    ]
+    search.worker().work()
+    assert [trial.state for trial in search.study().trials] == [TrialState.COMPLETE] * 2
+    assert {key: len(runs) for key, runs in search.runs().items()} == {"": 1, "0": 1, "1": 1}
 
 
 def test_a_diverging_trial_fails_at_once_with_its_reason_and_the_study_goes_on(search_in):

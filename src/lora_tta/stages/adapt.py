@@ -4,6 +4,7 @@ import json
 import sys
 import time
 
+from lora_tta.cache.lock_check import check_locks
 from lora_tta.errors import report_user_errors
 from lora_tta.experiment.pool import ClipTasks, clips_at_work
 from lora_tta.files import atomic
@@ -17,6 +18,7 @@ def main() -> None:
     """Write ``outputs/adapt`` and log the MLflow run ``final``."""
     began = time.time_ns() // 1_000_000
     params = load_measuring_params()
+    check_locks(params.cache.path)
     check_store(params.tracking.uri)
     best = json.loads(BEST.read_text())
     # The baseline is in the cache, for the strips and the gains.

@@ -4,6 +4,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from lora_tta.cache.lock_check import check_locks
 from lora_tta.config import Params
 from lora_tta.errors import report_user_errors
 from lora_tta.experiment.pool import ClipTasks, clips_at_work
@@ -29,6 +30,7 @@ def main() -> None:
     """
     began = time.time_ns() // 1_000_000
     params = load_measuring_params()
+    check_locks(params.cache.path)
     check_store(params.tracking.uri)
     tasks = ClipTasks(params, CLIPS, ENCODED, read_manifest(CLIPS), [None, *NAMES])
     with clips_at_work(tasks, "baseline") as arriving:

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 
+from lora_tta.cache.lock_check import check_locks
 from lora_tta.config import Params
 from lora_tta.errors import UserError, report_user_errors
 from lora_tta.experiment.processes import call_in_process, num_processes
@@ -39,6 +40,7 @@ def main(processes: int | None = None, cluster: str | None = None) -> None:
             "no clip is for the search, since all clips show the same footage (the column group of "
             f"{CLIPS / MANIFEST_NAME}): add other videos to data.root"
         )
+    check_locks(params.cache.path, several_machines=cluster is not None)
     check_store(params.tracking.uri)
     folders = SearchFolders(CLIPS.absolute(), ENCODED.absolute(), STUDY.absolute())
     if cluster == "slurm":
