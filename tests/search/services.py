@@ -1,4 +1,4 @@
-"""Real services for a test: SLURM on one node, PostgreSQL and MLflow servers, in a folder of their own.
+"""Real services for a test: SLURM, PostgreSQL and MLflow servers, in a folder of their own.
 
 Each context manager skips the test, with the reason, where its programs are not installed or do not start.
 """
@@ -63,8 +63,8 @@ def daemon(command: list[str], log: Path, environment: dict[str, str] | None = N
 
 
 @contextmanager
-def slurm_cluster(folder: Path) -> Iterator[None]:
-    """A SLURM controller with this machine as its only node; ``SLURM_CONF`` points at it."""
+def slurm_cluster(folder: Path, num_nodes: int = 1) -> Iterator[None]:
+    """A SLURM controller with nodes that all are this machine; ``SLURM_CONF`` points at it."""
     if os.geteuid() != 0:
         pytest.skip("a SLURM node daemon needs root")
     munged, controller, node = (find_program(name) for name in ("munged", "slurmctld", "slurmd"))
@@ -74,36 +74,40 @@ def slurm_cluster(folder: Path) -> Iterator[None]:
     key.write_bytes(os.urandom(128))
     key.chmod(0o400)
     configuration = folder / "slurm.conf"
+    names = [f"node{number}" for number in range(num_nodes)]
+    nodes = "\n".join(
+        f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={free_port()} CPUs={cores}"
+        for name in names
+    )
     configuration.write_text(
         f"""ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmUser={getpass.getuser()}
 SlurmctldPort={free_port()}
-SlurmdPort={free_port()}
 AuthType=auth/munge
 AuthInfo=socket={munge_socket},cred_expire=5
 CredType=cred/munge
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool.%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd.%n.pid
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
 ReturnToService=2
 KillWait=2
 JobRequeue=1
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} RealMemory=1000 State=UNKNOWN
-PartitionName=main Nodes={host} Default=YES OverSubscribe=FORCE:8 MaxTime=INFINITE State=UP
+{nodes}
+PartitionName=main Nodes={",".join(names)} Default=YES LLN=YES OverSubscribe=FORCE:8 MaxTime=INFINITE State=UP
 """
     )
     environment = os.environ | {"SLURM_CONF": str(configuration)}
 
-    def node_is_idle() -> bool:
+    def nodes_are_idle() -> bool:
         listed = subprocess.run(
-            ["sinfo", "-h", "-o", "%t"], env=environment, capture_output=True, text=True, check=False
+            ["sinfo", "-h", "-o", "%t %D"], env=environment, capture_output=True, text=True, check=False
         )
-        return listed.stdout.strip() == "idle"
+        return listed.stdout.split() == ["idle", str(num_nodes)]
 
     with ExitStack() as services, pytest.MonkeyPatch.context() as patch:
         munge = [munged, "--foreground", "--force", f"--key-file={key}", f"--socket={munge_socket}"]
@@ -115,8 +119,10 @@ PartitionName=main Nodes={host} Default=YES OverSubscribe=FORCE:8 MaxTime=INFINI
         services.enter_context(daemon(munge, folder / "munge.out"))
         wait_for(munge_socket.exists, "munged", folder / "munge.log")
         services.enter_context(daemon([controller, "-D"], folder / "slurmctld.out", environment))
-        services.enter_context(daemon([node, "-D", "-N", host], folder / "slurmd.out", environment))
-        wait_for(node_is_idle, "SLURM", folder / "slurmctld.out")
+        for name in names:
+            log = folder / f"slurmd.{name}.out"
+            services.enter_context(daemon([node, "-D", "-N", name], log, environment))
+        wait_for(nodes_are_idle, "SLURM", folder / "slurmctld.out")
         patch.setenv("SLURM_CONF", str(configuration))
         yield
 

@@ -1,6 +1,7 @@
 """Workers as jobs of a real SLURM cluster, and on a real PostgreSQL server."""
 
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -40,10 +41,10 @@ def test_workers_share_a_study_in_postgresql(search_in, tmp_path):
 
 
 @pytest.mark.slow(60)
-def test_slurm_jobs_finish_the_study_also_after_a_preemption(search_in, tmp_path):
+def test_slurm_jobs_on_two_nodes_finish_the_study_also_after_a_preemption(search_in, tmp_path):
     alone = search_in("alone", num_clips=3)
     alone.worker().work()
-    with slurm_cluster(tmp_path / "slurm"):
+    with slurm_cluster(tmp_path / "slurm", num_nodes=2):
         search = search_in("cluster", num_clips=3, workers=SMALL_JOBS)
         arguments = (search.params, search.folders, search.clips, 2, tmp_path / "logs")
         launcher = threading.Thread(target=run_slurm_workers, args=arguments)
@@ -51,9 +52,11 @@ def test_slurm_jobs_finish_the_study_also_after_a_preemption(search_in, tmp_path
         while not search.entries("result") and launcher.is_alive():
             time.sleep(0.2)
         assert launcher.is_alive(), "the jobs ended before their first result"
-        jobs = subprocess.run(["squeue", "-h", "-o", "%i"], capture_output=True, text=True, check=True)
+        jobs = subprocess.run(["squeue", "-h", "-o", "%i %N"], capture_output=True, text=True, check=True)
+        nodes = dict(line.split() for line in jobs.stdout.splitlines())
+        assert sorted(nodes.values()) == ["node0", "node1"]
         # What SLURM sends to a job that has to make room.
-        subprocess.run(["scancel", "--signal=USR2", "--full", min(jobs.stdout.split())], check=True)
+        subprocess.run(["scancel", "--signal=USR2", "--full", min(nodes)], check=True)
         launcher.join()
     assert search.outcome() == alone.outcome()
     logs = "".join(path.read_text() for path in (tmp_path / "logs").glob("*.out"))
@@ -78,6 +81,29 @@ def test_local_workers_take_the_gpus_of_their_numbers_and_the_first_shows_progre
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
         _work_in_process(None, params, "folders", ["clip"], index)
     assert given == [("4", True), ("5", False)]
+
+
+def test_ctrl_c_cancels_the_jobs(search_in, tmp_path, monkeypatch):
+    programs = {
+        "sbatch": "echo Submitted batch job 17",
+        "squeue": "echo 17 main job",
+        "scancel": f'echo "$@" >> {tmp_path}/cancelled',
+        "srun": "exit 0",
+    }
+    for name, script in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    search = search_in("study")
+    timer = threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGINT))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    timer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_slurm_workers(search.params, search.folders, search.clips, 1, tmp_path / "logs")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (tmp_path / "cancelled").read_text().split() == ["17"]
 
 
 def test_without_slurm_the_message_says_so(search_in, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from plotly.graph_objects import Figure
 
 from lora_tta.data.video import write_video
@@ -20,6 +22,7 @@ from lora_tta.records.clips import Clip
 from lora_tta.records.metric_table import ClipMetrics
 from lora_tta.records.outcome import ClipOutcome
 from lora_tta.records.results import ClipResult
+from lora_tta.report.filmstrip import MIN_CELL_WIDTH, frame_strip
 from lora_tta.tracking.mlflow_runs import (
     BEST_TAG,
     log_clip,
@@ -29,6 +32,7 @@ from lora_tta.tracking.mlflow_runs import (
     log_summary,
     log_yardsticks,
     open_experiment,
+    stage_run,
     tag_state,
 )
 from lora_tta.tracking.runs import study_run_id, tracked_run
@@ -104,6 +108,34 @@ def test_a_run_holds_means_clips_losses_adapters_videos_and_strips(store, tmp_pa
     }
     assert {"videos/a.mp4", "videos/b.mp4", "adapters/a/adapter_model.safetensors", "clips.json"} <= files
     assert sum(name.startswith("images/a+step+0") and name.endswith(".png") for name in files) == 1
+
+
+def test_the_grid_of_images_shows_strips_in_full_size_with_small_frames_enlarged(store, tmp_path):
+    frames = np.zeros((65, 32, 48, 3), dtype=np.uint8)
+    with tracked_run(store, "trial", "trial", "trial/0") as run:
+        log_clip(run, outcome_of(tmp_path, "a", 20.0), frame_strip(frames, frames, frames))
+    images = tmp_path / "artifacts" / run.run_id / "artifacts" / "images"
+    sizes = {Image.open(path).size for path in images.iterdir()}
+    assert len(list(images.iterdir())) == 2
+    (size,) = sizes
+    assert size[0] > 5 * MIN_CELL_WIDTH
+
+
+def test_a_stages_run_is_named_after_its_data_begins_with_its_work_and_logs_the_machine(
+    params, tmp_path, empty_database, monkeypatch
+):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    shutil.copy(empty_database, params.tracking.uri.removeprefix("sqlite:///"))
+    started, runs = time.time_ns() // 1_000_000 - 5000, []
+    for content in ("clips", "other clips"):
+        (tmp_path / "manifest.csv").write_text(content)
+        with stage_run(params, "baseline", {}, tmp_path, started) as opened:
+            time.sleep(1)
+        runs.append(mlflow.MlflowClient().get_run(opened.run_id))
+    assert len({run.info.run_name for run in runs}) == 2
+    assert all(run.info.run_name.startswith("baseline on data ") for run in runs)
+    assert [run.info.start_time for run in runs] == [started] * 2
+    assert all("system/cpu_utilization_percentage" in run.data.metrics for run in runs)
 
 
 def artifacts_of(run_id: str, folder: Path) -> set[str]:

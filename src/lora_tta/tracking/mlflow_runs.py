@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
-from mlflow.tracking.multimedia import compress_image_size
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_LOGGED_IMAGES, MLFLOW_RUN_NOTE
 from PIL import Image
 from plotly.graph_objects import Figure
@@ -178,7 +177,8 @@ def log_clip(run: OpenRun, outcome: ClipOutcome, strip: np.ndarray) -> None:
         image = Image.fromarray(strip)
         (folder / "images").mkdir()
         image.save(folder / "images" / f"{stamp}.png")
-        compress_image_size(image).save(folder / "images" / f"{stamp}+compressed.webp")
+        # What the grid shows. MLflow's own has 256 pixels at most, on which nothing can be judged.
+        image.save(folder / "images" / f"{stamp}+compressed.webp")
 
     run.send(write, tags={MLFLOW_LOGGED_IMAGES: "True"})
 
