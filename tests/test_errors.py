@@ -4,7 +4,11 @@ import errno
 import os
 import re
 import resource
+import shutil
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,6 +48,7 @@ def small_files():
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+REPOSITORY = Path(__file__).parents[1]
 NOISE = np.random.default_rng(0).integers(0, 256, (65, 64, 96, 3), dtype=np.uint8)
 
 
@@ -111,3 +116,24 @@ def test_an_interruption_is_one_line_and_leaves_nothing_half_written(line, tmp_p
     assert line(lambda: write_text(tmp_path / "a", "text")) == f"error: {INTERRUPTED}"
     assert not list(tmp_path.iterdir())
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_line_of_a_stage_without_a_home(tmp_path):
+    values = (REPOSITORY / "params.yaml").read_text().replace("root: data", f"root: {tmp_path}/data")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "v_Sliding_g01_c01.avi").touch()
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    (locked / "params.yaml").write_text(values)
+    locked.chmod(0o555)
+    command = [sys.executable, "-m", "lora_tta.stages.preprocess"]
+    if os.geteuid() == 0:  # who may write anywhere
+        if not (setpriv := shutil.which("setpriv")):
+            pytest.skip("setpriv is not installed")
+        command = [setpriv, "--bounding-set=-dac_override", *command]
+    environment = {name: value for name, value in os.environ.items() if name != "HOME"}
+    done = subprocess.run(command, cwd=locked, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert (
+        done.stderr == "error: outputs: Permission denied: change its owner or rights, or set another place\n"
+    )
