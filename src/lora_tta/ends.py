@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 
 
 @contextmanager
@@ -14,6 +15,8 @@ def without_ctrl_c() -> Iterator[None]:
 
     Their parent sees it, after the block, and ends them.
     """
+    # Python starts it with the first process, and lets SIGINT through again then.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -22,7 +25,7 @@ def without_ctrl_c() -> Iterator[None]:
 
 
 def follow_parent() -> None:
-    """End this process when its parent ends, in whatever way; to be called in a process of its own."""
+    """End this process when its parent ends, in whatever way, and not before at Ctrl-C."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
@@ -31,4 +34,5 @@ def follow_parent() -> None:
         parent.join()
         os._exit(1)
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=follow, daemon=True).start()

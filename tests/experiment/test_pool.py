@@ -187,13 +187,6 @@ def test_each_worker_takes_the_gpu_of_its_number(alone, monkeypatch):
     assert taken == ["4", "7"]
 
 
-def test_a_worker_without_a_parent_takes_no_more_clips(alone, monkeypatch):
-    monkeypatch.setattr(pool, "_parent_lives", lambda: False)
-    errand = Errand()
-    errand.done.clear()
-    assert errand.run(alone.tasks(None)) == []
-
-
 def lose_model(ready) -> str:
     """What is wrong when the model begins with a clip."""
     ready.change("model", path=ready.folder / "nowhere")

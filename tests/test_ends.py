@@ -1,0 +1,72 @@
+"""Processes that end with their parent, and leave Ctrl-C to it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+PARENT = """
+import multiprocessing, os, signal, time
+from lora_tta.ends import follow_parent, without_ctrl_c
+
+def work():
+    # Also before it follows, as when it imports.
+    os.kill(os.getpid(), signal.SIGINT)
+    follow_parent()
+    print(multiprocessing.current_process().pid, flush=True)
+    time.sleep(300)
+
+if __name__ == "__main__":
+    process = multiprocessing.get_context("spawn").Process(target=work)
+    with without_ctrl_c():
+        process.start()
+    process.join()
+"""
+
+
+@pytest.fixture
+def processes(tmp_path):
+    """A parent and its child, once that works."""
+    (tmp_path / "parent.py").write_text(PARENT)
+    parent = subprocess.Popen(
+        [sys.executable, str(tmp_path / "parent.py")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    child = psutil.Process(int(parent.stdout.readline()))
+    yield parent, child
+    for process in (parent, child):
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    parent.wait()
+
+
+def lives(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_a_process_ends_with_its_parent(processes, number):
+    parent, child = processes
+    parent.send_signal(number)
+    parent.wait()
+    began = time.monotonic()
+    while lives(child):
+        assert time.monotonic() - began < 10
+        time.sleep(0.02)
+
+
+def test_ctrl_c_does_not_reach_it(processes):
+    parent, child = processes
+    os.kill(child.pid, signal.SIGINT)
+    time.sleep(0.3)
+    assert lives(child)
+    assert parent.poll() is None
