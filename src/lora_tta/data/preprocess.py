@@ -282,15 +282,15 @@ def _mapper(workers: int) -> Iterator[Callable]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=follow_parent) as executor:
 
-        def submit_all(run: Transcode, batch: list[Source]) -> Iterator[Cut | Rejection]:
+        def submit_all(run: Transcode, batch: list[Source]) -> Iterator[list[Cut] | Rejection]:
             with without_ctrl_c():
                 return executor.map(run, batch)
 
         try:
             yield submit_all
         except BaseException:
-            # Not when all that was submitted is done, which may take hours.
-            executor.shutdown(wait=False, cancel_futures=True)
+            # Not when all that was submitted is done, which may take hours. Nothing is cancelled first: the
+            # executor of Python 3.11 fails in a thread if a process ends while something is cancelled.
             for process in multiprocessing.active_children():
                 process.terminate()
             raise
