@@ -289,10 +289,9 @@ def _mapper(workers: int) -> Iterator[Callable]:
         try:
             yield submit_all
         except BaseException:
-            # Not when all that was submitted is done, which may take hours. Nothing is cancelled first: the
-            # executor of Python 3.11 fails in a thread if a process ends while something is cancelled.
-            for process in multiprocessing.active_children():
-                process.terminate()
+            # Not when all that was submitted is done, which may take hours. The clips under way are finished:
+            # the executor of Python 3.11 fails in a thread if a process ends while something is cancelled.
+            executor.shutdown(wait=False, cancel_futures=True)
             raise
 
 
