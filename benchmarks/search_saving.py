@@ -44,8 +44,8 @@ from lora_tta.records.clips import Clip, read_manifest
 from lora_tta.records.point import Point, describe
 from lora_tta.records.results import mean_metrics
 from lora_tta.records.search_folders import SearchFolders
+from lora_tta.search.rounds import run_worker
 from lora_tta.search.study import CLIPS_ATTRIBUTE, best_trial, open_study, point_of
-from lora_tta.search.worker import run_worker
 
 STEPS, GENERATED, BASELINES, ENCODED = KINDS = (
     "adaptation steps",

@@ -156,8 +156,8 @@ def test_dvc_is_known_to_the_stages_that_it_runs_alone():
     assert users_of("dvc") | users_of("dvc_data") == {"stages"}
 
 
-def test_optuna_is_known_to_the_search_and_its_stage_alone():
-    assert users_of("optuna") == {"search", "stages"}
+def test_optuna_is_known_to_the_search_alone():
+    assert users_of("optuna") == {"search"}
 
 
 def test_mlflow_is_known_to_the_tracking_alone():

@@ -4,7 +4,6 @@ Sections follow the stages of ``dvc.yaml``. Unknown keys, wrong types and values
 errors that name the key.
 """
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -18,9 +17,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StrictBool,
-    StrictFloat,
     StrictInt,
-    StrictStr,
     ValidationError,
     model_validator,
 )
@@ -31,6 +28,7 @@ from lora_tta.errors import UserError
 from lora_tta.places import checked_name, checked_store, without_password
 from lora_tta.records.metric_table import COSTS, METRICS, TRAINED_NAME
 from lora_tta.records.point import Point
+from lora_tta.records.space import TAGGED, TAGS, Choices, Dimension, Dimensions, Range, in_order, size
 
 # What ruamel raises; the others at `!!int 1.5`, at lists as keys and at brackets without end.
 NOT_YAML = (YAMLError, ValueError, TypeError, RecursionError)
@@ -220,6 +218,14 @@ class FullParams(Section):
 MethodParams = Annotated[LoraParams | OffsetParams | NormsParams | FullParams, Field(discriminator="name")]
 
 
+def settings_by_method() -> dict[str, set[str]]:
+    """The names of each method's own settings."""
+    kinds = get_args(get_args(MethodParams)[0])
+    return {
+        get_args(kind.model_fields["name"].annotation)[0]: set(kind.model_fields) - {"name"} for kind in kinds
+    }
+
+
 class StoppingParams(Section):
     """How many steps a clip gets, if any, by the end of its known frames.
 
@@ -236,8 +242,8 @@ class StoppingParams(Section):
     refit: StrictBool
 
 
-# Keys of the adaptation whose values are sections, or choose one.
-NO_DIMENSIONS = ("method", "name", "stopping")
+# Keys of the adaptation whose values are sections. The method is searched by its name.
+NO_DIMENSIONS = ("name", "stopping")
 
 
 class AdaptationParams(Section):
@@ -267,19 +273,26 @@ class AdaptationParams(Section):
     def at(self, point: Point) -> Self:
         """The same adaptation with the values of a point of the search space.
 
+        ``method`` in the point is the name of a method. Settings of another method than this one's have to be
+        in the point too.
+
         Raises:
             ValueError: a name of the point is no setting of the method or of the adaptation, or its value
                 is invalid.
         """
         values: dict[str, Any] = self.model_dump()
+        if (method := point.get("method", self.method.name)) != self.method.name:
+            values["method"] = {"name": method}
+        settings = settings_by_method().get(str(method), set())
+        places = dict.fromkeys(values, values) | dict.fromkeys(values["stopping"] or (), values["stopping"])
+        places |= dict.fromkeys(settings, values["method"])
         for name, value in point.items():
-            parts = values["method"], values["stopping"] or {}, values
-            section = next((part for part in parts if name in part), None)
-            if section is None or name in NO_DIMENSIONS:
-                known = [known for part in parts for known in part if known not in NO_DIMENSIONS]
+            if name not in places or name in NO_DIMENSIONS:
+                known = [known for known in places if known not in NO_DIMENSIONS]
                 near = get_close_matches(name, known, n=1)
                 raise ValueError(f"{name} is no setting of adaptation{f', {near[0]} is' if near else ''}")
-            section[name] = value
+            if name != "method":
+                places[name][name] = value
         return type(self).model_validate(values)
 
 
@@ -342,13 +355,37 @@ class Constraint(Section):
         return self
 
 
-Choices = Annotated[list[StrictBool | StrictInt | StrictFloat | StrictStr], Field(min_length=1)]
+class WarmStartParams(Section):
+    """The best ``points`` of an earlier study, which the study tries first.
+
+    ``path`` is a ``best.json``, which has one, or an export of a study.
+    """
+
+    path: Path
+    points: PositiveInt
+
+
+class ScreeningParams(Section):
+    """Trials at less cost, the best of which are then confirmed with all clips and sampling steps.
+
+    Points are tried on the first ``num_clips`` clips with ``num_inference_steps`` sampling steps; null takes
+    all. The best ``finalists`` are tried again, and one of these becomes the best point.
+    """
+
+    num_clips: PositiveInt | None
+    num_inference_steps: PositiveInt | None
+    finalists: PositiveInt
+
+
+# The samplers that start with random trials, and learn from them.
+LEARNING_SAMPLERS = ("tpe", "gp", "nsgaii")
 
 
 class SearchParams(Section):
     """The Optuna study. ``n_trials`` counts all its trials, over every run of the stage.
 
-    ``space`` maps the name of a setting of ``adaptation`` or of its method to the choices for it.
+    ``space`` maps the name of a setting of ``adaptation`` or of a method to the choices or the range of it.
+    ``startup_trials`` of a sampler that learns are random; null takes Optuna's number.
 
     ``storage`` is null for a journal file in the cache's folder, or the URL of a database.
     """
@@ -358,11 +395,14 @@ class SearchParams(Section):
     n_trials: PositiveInt
     num_clips: PositiveInt | None
     sampler: Literal["grid", "random", "tpe", "gp", "qmc", "nsgaii"]
+    startup_trials: PositiveInt | None
+    warm_start: WarmStartParams | None
+    screening: ScreeningParams | None
     pruner: Literal["none", "wilcoxon", "median", "successive_halving", "hyperband"]
     objectives: Annotated[list[SearchObjective], Field(min_length=1)]
     constraints: list[Constraint]
     seed: NonNegativeInt
-    space: Annotated[dict[str, Choices], Field(min_length=1)]
+    space: Annotated[dict[str, Dimension], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _pruner_has_one_objective(self) -> Self:
@@ -372,7 +412,11 @@ class SearchParams(Section):
 
     @model_validator(mode="after")
     def _nothing_is_named_twice(self) -> Self:
-        lists: dict[str, list[object]] = {f"space.{name}": list(self.space[name]) for name in self.space}
+        lists: dict[str, list[object]] = {
+            f"space.{name}": list(dimension.choices)
+            for name, dimension in self.dimensions.items()
+            if isinstance(dimension, Choices)
+        }
         lists |= {"objectives": [item.metric for item in self.objectives]}
         lists |= {"constraints": [item.metric for item in self.constraints]}
         for name, values in lists.items():
@@ -380,10 +424,57 @@ class SearchParams(Section):
                 raise ValueError(f"{name} holds {repeated[0]} twice")
         return self
 
+    @model_validator(mode="after")
+    def _sampler_takes_the_settings(self) -> Self:
+        ranges = [name for name, dimension in self.dimensions.items() if isinstance(dimension, Range)]
+        if self.sampler == "grid" and ranges:
+            raise ValueError(
+                f"the sampler grid takes lists alone, and space.{ranges[0]} is a range: list its values, or "
+                "take another sampler"
+            )
+        if self.startup_trials is not None and self.sampler not in LEARNING_SAMPLERS:
+            raise ValueError(
+                f"startup_trials must be null: the sampler {self.sampler} never learns, "
+                f"{', '.join(LEARNING_SAMPLERS)} do"
+            )
+        if self.sampler == "nsgaii" and self.startup_trials == 1:
+            raise ValueError("startup_trials must be 2 or more for nsgaii: they are its first parents")
+        return self
+
+    @model_validator(mode="after")
+    def _conditions_can_be_met(self) -> Self:
+        for name, dimension in self.dimensions.items():
+            for other, allowed in dimension.conditions().items():
+                target = self.dimensions.get(other)
+                if not isinstance(target, Choices) or target.when:
+                    raise ValueError(
+                        f"space.{name} depends on {other}, which must be a list of choices in the space, "
+                        "without a condition of its own"
+                    )
+                if strange := [value for value in allowed if not target.holds(value)]:
+                    raise ValueError(f"space.{name}: {strange[0]} is no choice of {other}")
+        return self
+
+    @property
+    def dimensions(self) -> Dimensions:
+        """The space in a form for each dimension; settings of methods are searched with these alone."""
+        lists = {
+            name: Choices(choices=dimension) if isinstance(dimension, list) else dimension
+            for name, dimension in self.space.items()
+        }
+        methods = lists.get("method")
+        if isinstance(methods, Choices):
+            for name, dimension in lists.items():
+                owners = [method for method, names in settings_by_method().items() if name in names]
+                if owners and "method" not in dimension.when:
+                    when = {"method": [method for method in methods.choices if method in owners]}
+                    lists[name] = dimension.model_copy(update={"when": {**dimension.when, **when}})
+        return in_order(lists)
+
     @property
     def num_trials(self) -> int:
         """Number of trials of the finished study: ``n_trials``, or the size of the space if that is less."""
-        return min(self.n_trials, math.prod(len(choices) for choices in self.space.values()))
+        return int(min(self.n_trials, size(self.dimensions)))
 
 
 class SlurmParams(Section):
@@ -479,16 +570,64 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
-    def _space_is_of_adaptation(self) -> Self:
-        for name, choices in self.search.space.items():
-            for choice in choices:
-                try:
-                    self.adaptation.at({name: choice})
-                except ValidationError as error:
-                    raise ValueError(f"search.space.{name}: {choice!r}: {error.errors()[0]['msg']}") from None
-                except ValueError as error:
-                    raise ValueError(f"search.space: {error}") from None
+    def _screening_is_cheaper(self) -> Self:
+        screening, steps = self.search.screening, self.generation.num_inference_steps
+        if screening is None:
+            return self
+        if (screening.num_inference_steps or 0) > steps:
+            raise ValueError(
+                f"search.screening.num_inference_steps is above generation.num_inference_steps, {steps}"
+            )
+        if screening.num_clips is None and screening.num_inference_steps in (None, steps):
+            raise ValueError("search.screening costs as much as no screening: give it fewer clips or steps")
         return self
+
+    @model_validator(mode="after")
+    def _space_is_of_adaptation(self) -> Self:
+        for name, dimension in self.search.dimensions.items():
+            if isinstance(dimension, Choices):
+                for value in dimension.choices:
+                    self._adaptation_with(name, value)
+                continue
+            self._adaptation_with(name, dimension.high)
+            adaptation = self._adaptation_with(name, dimension.low)
+            parts = adaptation, adaptation.method, adaptation.stopping
+            takes_fractions = any(isinstance(getattr(part, name, None), float) for part in parts)
+            if takes_fractions and dimension.is_whole and dimension.step is None:
+                raise ValueError(
+                    f"search.space.{name} takes fractions: write {dimension.low}.0 for a range of them, "
+                    "or step: 1 for whole numbers"
+                )
+        return self
+
+    def _adaptation_with(self, name: str, value: Any) -> AdaptationParams:
+        """The adaptation at a point with this value."""
+        point = self._point_with(name, value)
+        try:
+            return self.adaptation.at(point)
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            if wrong["type"] == "missing":
+                raise ValueError(
+                    f"search.space: the method {point['method']} has {wrong['loc'][-1]} too, which "
+                    "the space must have; a list of one value is enough"
+                ) from None
+            raise ValueError(f"search.space.{name}: {value!r}: {wrong['msg']}") from None
+        except ValueError as error:
+            raise ValueError(f"search.space: {error}") from None
+
+    def _point_with(self, name: str, value: Any) -> dict[str, Any]:
+        """A part of a point: what it takes to have this value."""
+        dimensions = self.search.dimensions
+        point = {name: value}
+        if name in dimensions:
+            point |= {other: allowed[0] for other, allowed in dimensions[name].conditions().items()}
+        if point.get("method", self.adaptation.method.name) != self.adaptation.method.name:
+            for other in settings_by_method().get(str(point["method"]), ()):
+                dimension = dimensions.get(other)
+                if dimension is not None and other not in point:
+                    point[other] = dimension.choices[0] if isinstance(dimension, Choices) else dimension.low
+        return point
 
 
 def load_params(path: Path = Path("params.yaml")) -> Params:
@@ -549,7 +688,7 @@ def validate_params(values: object, path: Path) -> Params:
 
 def _problem(item: Mapping[str, Any]) -> str:
     """One error of pydantic as ``section.key: message``."""
-    place = ".".join(str(part) for part in item["loc"])
+    place = ".".join(str(part) for part in item["loc"] if part not in TAGS)
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
         *section, key = item["loc"]
@@ -561,8 +700,11 @@ def _keys_of(section: Iterable[int | str]) -> Iterable[str]:
     """The keys that a section has, which is given by its place in the file."""
     kind: type[BaseModel] = Params
     for key in section:
-        if key in kind.model_fields:
+        if key in TAGGED:
+            kind = TAGGED[str(key)]
+        elif key in kind.model_fields:
             annotation = kind.model_fields[str(key)].annotation
             parts = (annotation, *get_args(annotation))
-            kind = next(part for part in parts if isinstance(part, type) and issubclass(part, BaseModel))
+            kinds = (part for part in parts if isinstance(part, type) and issubclass(part, BaseModel))
+            kind = next(kinds, kind)
     return kind.model_fields

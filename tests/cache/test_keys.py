@@ -60,7 +60,7 @@ def versions(root: Path = ROOT) -> dict[str, str]:
         patch.setattr(clip_work, "code_version", own_version)
         patch.setattr(keys, "code_without_prose", lambda path: code_of(path.suffix, path.read_bytes()))
         return {
-            ADAPTER: clip_work.adaptation_code(PARAMS.model, PARAMS.adaptation),
+            ADAPTER: clip_work.adaptation_code(PARAMS.model, PARAMS.adaptation.method.name),
             CONTINUATION: clip_work.generation_code(PARAMS.model),
             RESULT: clip_work.measuring_code(),
             CONDITIONING: own_version(READING, backbone_module(PARAMS.model.backbone)),

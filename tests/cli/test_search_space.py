@@ -48,14 +48,73 @@ def test_a_name_in_the_space_that_resembles_none_is_refused_without_a_proposal(w
     assert "search.space: xyz is no setting of adaptation\n" in refusal(capsys, "search.space.xyz=[1]")
 
 
-@pytest.mark.parametrize("name", ["method", "name"])
-def test_the_method_itself_is_not_searched(workspace, capsys, name):
+@pytest.mark.parametrize("name", ["stopping", "name"])
+def test_a_section_is_not_searched(workspace, capsys, name):
     assert f"search.space: {name} is no setting of adaptation" in refusal(
         capsys, f"search.space.{name}=[lora]"
     )
 
 
-@pytest.mark.parametrize("name", ["method", "name"])
+def test_the_method_is_searched_with_the_settings_of_its_own(workspace):
+    assert (
+        main(["params", "search.space={method: [lora, offset], rank: [2, 4], groups: [1], num_steps: [5]}"])
+        == 0
+    )
+    params = load_params(workspace / "params.yaml")
+    assert params.search.num_trials == 3
+    offset = params.adaptation.at({"method": "offset", "groups": 1, "num_steps": 5})
+    assert offset.method.model_dump() == {"name": "offset", "groups": 1}
+    assert params.adaptation.at({"method": "lora", "rank": 2, "num_steps": 5}).method.alpha_over_rank == 2
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (
+            "{method: [lora, offset]}",
+            "search.space: the method offset has groups too, which the space must have",
+        ),
+        ("{method: [lora, ofset]}", "search.space.method: 'ofset': "),
+        ("{groups: [1, 4]}", "search.space: groups is no setting of adaptation"),
+        ("{rank: {low: 0, high: 8}}", "search.space.rank: 0: "),
+        ("{rank: {low: 2.0, high: 8.0}}", "search.space.rank: 8.0: "),
+        ("{rank: {low: 9, high: 8}}", "search.space.rank: low, 9, must be below high, 8"),
+        ("{rank: {low: 9}}", "search.space.rank.high: Field required"),
+        ("{rank: {low: 2, high: 9, steps: 2}}", "search.space.rank.steps: unknown key (did you mean step?)"),
+        ("{learning_rate: {low: 1, high: 2}}", "takes fractions: write 1.0 for a range"),
+        ("{rank: [2], seed: {choices: [0, 1], when: {rank: 4}}}", "space.seed: 4 is no choice of rank"),
+        ("{seed: {choices: [0, 1], when: {rank: 4}}}", "space.seed depends on rank, which must be a list"),
+    ],
+)
+def test_a_space_that_makes_no_sense_is_refused(workspace, capsys, space, message):
+    assert message in refusal(capsys, f"search.space={space}")
+
+
+def test_the_grid_takes_no_range(workspace, capsys):
+    message = refusal(capsys, "search.sampler=grid", "search.space.rank={low: 2, high: 9}")
+    assert "the sampler grid takes lists alone, and space.rank is a range" in message
+
+
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        (["search.startup_trials=3", "search.sampler=random"], "startup_trials must be null"),
+        (["search.startup_trials=1", "search.sampler=nsgaii"], "startup_trials must be 2 or more"),
+        (
+            ["search.screening={num_clips: null, num_inference_steps: 8, finalists: 2}"],
+            "costs as much as no screening",
+        ),
+        (
+            ["search.screening={num_clips: 2, num_inference_steps: 9, finalists: 2}"],
+            "num_inference_steps is above generation.num_inference_steps, 8",
+        ),
+    ],
+)
+def test_settings_of_a_search_that_do_nothing_are_refused(workspace, capsys, assignments, message):
+    assert message in refusal(capsys, *assignments)
+
+
+@pytest.mark.parametrize("name", ["stopping", "name"])
 def test_a_refused_name_is_not_proposed(workspace, capsys, name):
     assert f"{name} is\n" not in refusal(capsys, f"search.space.{name}=[lora]")
 

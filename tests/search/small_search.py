@@ -16,7 +16,7 @@ from prepared_clips import prepare_clips
 from lora_tta.config import Params, SearchParams
 from lora_tta.experiment.runner import ClipRunner
 from lora_tta.records.search_folders import SearchFolders
-from lora_tta.search.samplers import build_sampler
+from lora_tta.search.samplers import build_sampler, suggest_point
 from lora_tta.search.study import CLIPS_ATTRIBUTE, FAILURE_ATTRIBUTE, MEANS_ATTRIBUTE, open_study
 from lora_tta.search.worker import Worker
 
@@ -76,8 +76,7 @@ def claim_point(study: optuna.Study, search: SearchParams) -> optuna.Trial:
     """A new trial with a point of the space, from a sampler of its own as the workers give it."""
     study.sampler = build_sampler(search, seed=len(study.trials))
     trial = study.ask()
-    for name, choices in search.space.items():
-        trial.suggest_categorical(name, choices)
+    suggest_point(trial, search.dimensions)
     return trial
 
 

@@ -5,7 +5,16 @@ import pytest
 from optuna.trial import TrialState
 from small_search import claim_point
 
-from lora_tta.search.samplers import PRUNERS, RANDOM_START, SAMPLERS, build_pruner, build_sampler
+from lora_tta.records.space import misfit
+from lora_tta.search.samplers import (
+    PRUNERS,
+    RANDOM_START,
+    SAMPLERS,
+    build_pruner,
+    build_sampler,
+    random_start,
+    suggest_point,
+)
 
 
 def points(search, count, failing=False):
@@ -75,4 +84,61 @@ def test_the_random_start_is_that_of_the_installed_optuna(with_search):
         inner = build_sampler(with_search(sampler=name).search, seed=0)._inner
         return inner._population_size if name == "nsgaii" else inner._n_startup_trials
 
-    assert {name: learns_after(name) for name in RANDOM_START} == RANDOM_START
+    assert {name: learns_after(name) for name in RANDOM_START} == {
+        name: default for name, (_, default) in RANDOM_START.items()
+    }
+
+
+@pytest.mark.parametrize("name", RANDOM_START)
+def test_the_number_of_random_trials_can_be_chosen(with_search, name):
+    params = with_search(sampler=name, startup_trials=3).search
+    inner = build_sampler(params, seed=0)._inner
+    assert (inner._population_size if name == "nsgaii" else inner._n_startup_trials) == 3
+    assert random_start(params) == 3
+
+
+CONDITIONAL = {
+    "rank": {"low": 2, "high": 64, "log": True},
+    "method": ["lora", "norms"],
+    "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+    "weight_decay": {"low": 0.0, "high": 0.1, "step": 0.01},
+    "warmup_steps": {"choices": [0, 5], "when": {"method": "norms"}},
+}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_keeps_to_ranges_and_conditions(with_search, sampler):
+    search = with_search(sampler=sampler, space=CONDITIONAL, startup_trials=None).search
+    if sampler in RANDOM_START:
+        search = with_search(sampler=sampler, space=CONDITIONAL, startup_trials=4).search
+    study = optuna.create_study()
+    for _ in range(10):
+        trial = claim_point(study, search)
+        study.tell(trial, abs(trial.params["learning_rate"] - 1e-3))
+    found = [trial.params for trial in study.trials]
+    assert [misfit(search.dimensions, point) for point in found] == [None] * 10
+    assert {point["method"] for point in found} == {"lora", "norms"}
+    assert len({tuple(point.items()) for point in found}) == 10
+
+
+def test_a_space_of_ranges_is_covered_to_its_last_point(with_search):
+    space = {"rank": {"low": 2, "high": 5}, "weight_decay": {"low": 0.0, "high": 0.3, "step": 0.1}}
+    for sampler in ("random", "tpe"):
+        params = with_search(sampler=sampler, space=space, n_trials=100)
+        assert params.search.num_trials == 16
+        study = optuna.create_study()
+        for _ in range(16):
+            study.tell(claim_point(study, params.search), 0.0)
+        assert len({tuple(trial.params.items()) for trial in study.trials}) == 16
+
+
+def test_half_a_point_of_a_range_is_completed(with_search):
+    search = with_search(sampler="random", space=CONDITIONAL).search
+    study = optuna.create_study(sampler=build_sampler(search, seed=0))
+    half = study.ask()
+    half.suggest_categorical("method", ["lora", "norms"])
+    study.sampler = build_sampler(search, seed=1)
+    completed = optuna.Trial(study, half._trial_id)
+    point = suggest_point(completed, search.dimensions)
+    assert point["method"] == half.params["method"]
+    assert misfit(search.dimensions, point) is None

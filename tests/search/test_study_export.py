@@ -119,6 +119,30 @@ def test_the_export_of_a_restored_study_is_the_export_that_it_came_from(tmp_path
     assert trial_table(finished_trials(restored, 12)).equals(trial_table(finished_trials(study, 12)))
 
 
+def test_points_of_ranges_that_lack_a_dimension_come_back_as_they_were(tmp_path, with_search):
+    space = {
+        "method": ["lora", "norms"],
+        "rank": [4, 8],
+        "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+    }
+    params = with_search(space=space)
+    study = open_study(tmp_path, params, {})
+    finish(study, params.search, [20.0, 21.0, 22.0, 23.0, 24.0, 25.0])
+    points = [trial.params for trial in study.trials]
+    assert {len(point) for point in points} == {2, 3}
+    export_study(study, finished_trials(study, 12), tmp_path)
+    table = trial_table(finished_trials(study, 12))
+    forget_studies(params)
+    restored = open_study(tmp_path, params, {})
+    assert [trial.params for trial in restored.trials] == points
+    assert [trial.distributions for trial in restored.trials] == [
+        trial.distributions for trial in study.trials
+    ]
+    assert trial_table(finished_trials(restored, 12)).equals(table)
+    assert list(table["rank"].dropna()) == [point["rank"] for point in points if "rank" in point]
+    assert table["rank"].dtype == "Int64"
+
+
 def test_another_study_is_not_restored(tmp_path, with_search):
     params = with_search()
     study = study_with_trials_of_every_kind(tmp_path, params)

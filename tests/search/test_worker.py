@@ -12,9 +12,10 @@ from optuna.trial import TrialState
 
 from lora_tta.experiment.beside import Beside
 from lora_tta.search.launch import run_local_workers
+from lora_tta.search.rounds import run_worker
 from lora_tta.search.samplers import build_sampler
 from lora_tta.search.study import point_of
-from lora_tta.search.worker import WORKER_ATTRIBUTE, run_worker
+from lora_tta.search.worker import WORKER_ATTRIBUTE
 
 
 def test_a_worker_finishes_the_study_and_logs_every_trial_once(search_in):

@@ -77,7 +77,7 @@ class ClipWork:
             raise ValueError("there is no adaptation")
         return {
             **self.environment,
-            "code": adaptation_code(self.params.model, self.adaptation),
+            "code": adaptation_code(self.params.model, self.adaptation.method.name),
             "conditioning": self.conditioning,
             "adaptation": self.adaptation.model_dump(exclude={"num_steps"}),
             "seed": self.adaptation_seed,
@@ -138,12 +138,12 @@ class ClipWork:
         return digest(self.result_key)[:16]
 
 
-def adaptation_code(model: ModelParams, adaptation: AdaptationParams) -> str:
+def adaptation_code(model: ModelParams, method: str) -> str:
     """Version of the code that adapts a model to a clip."""
     return code_version(
         "lora_tta.adaptation.trajectory",
         "lora_tta.adaptation.stopping",
-        method_module(adaptation.method.name),
+        method_module(method),
         backbone_module(model.backbone),
         READING,
     )

@@ -28,6 +28,7 @@ from lora_tta.evaluation.video_features import VideoFeatures
 from lora_tta.experiment.beside import Beside
 from lora_tta.experiment.clip_work import ClipWork, adaptation_code, generation_code, measuring_code
 from lora_tta.experiment.lazy_model import LazyModel
+from lora_tta.experiment.searched import fixed_settings, kept_steps, searched_methods, searched_steps
 from lora_tta.files import file_sha256
 from lora_tta.generation.continuation import Continuation, generate_continuation
 from lora_tta.generation.yardsticks import reconstruct, repeat_last_frame
@@ -84,10 +85,17 @@ class ClipRunner:
         self.encoded = encoded
         self.model = LazyModel(params.model, params.cache.path)
         self.cache = ContentCache(params.cache.path, params.cache.max_bytes)
-        # An adaptation leaves a snapshot at every number of steps that the search may ask for.
-        self._snapshot_steps = [int(steps) for steps in params.search.space.get("num_steps", [])]
+        # An adaptation leaves snapshots at numbers of steps that the search may ask for.
+        self._searched_steps, self._snapshot_steps = searched_steps(params), kept_steps(params)
         self._known_works: dict[tuple, tuple[ClipWork, ...]] = {}
         self.beside = Beside(self.model.device.type == "cuda", params.model.num_threads)
+
+    def at(self, params: Params) -> "ClipRunner":
+        """A runner with other settings of anything but the model, which both have."""
+        other = ClipRunner(params, self.clips_folder, self.encoded)
+        other.model = self.model
+        vars(other)["_methods"] = self._methods
+        return other
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -148,13 +156,13 @@ class ClipRunner:
         return {
             **self.model.environment,
             "code": [
-                adaptation_code(params.model, params.adaptation),
+                *(adaptation_code(params.model, method) for method in searched_methods(params)),
                 generation_code(params.model),
                 measuring_code(),
             ],
             "clips": [clip.sha256 for clip in clips],
             "conditionings": [file_sha256(self._conditioning_file(clip)) for clip in clips],
-            "adaptation": _fixed_settings(params),
+            "adaptation": fixed_settings(params),
             "generation": params.generation.model_dump(),
             "distance": self._distance.name,
         }
@@ -296,7 +304,7 @@ class ClipRunner:
 
     def _furthest_snapshot(self, work: ClipWork, method: AdaptationMethod, num_steps: int) -> Snapshot | None:
         """What the cache has of the trajectory before a number of steps."""
-        for steps in sorted(self._snapshot_steps, reverse=True):
+        for steps in sorted(self._searched_steps, reverse=True):
             if steps < num_steps:
                 key = work.adapter_key(steps)
                 adapter, optimizer = (self.cache.find(kind, key) for kind in ("adapter", "optimizer"))
@@ -389,11 +397,3 @@ class ClipRunner:
     def _conditioning(self, clip: Clip) -> Conditioning:
         conditioning = Conditioning.load(self._conditioning_file(clip))
         return conditioning.to(self.model.device, self.model.backbone.dtype)
-
-
-def _fixed_settings(params: Params) -> dict[str, Any]:
-    """The settings of the adaptation that the search does not vary."""
-    searched = params.search.space
-    settings = params.adaptation.model_dump(exclude={"method"})
-    settings |= {f"method.{name}": value for name, value in params.adaptation.method}
-    return {name: value for name, value in settings.items() if name.removeprefix("method.") not in searched}

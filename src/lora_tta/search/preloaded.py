@@ -4,6 +4,6 @@ from lora_tta.imports import without_first_use_of_cuda, without_garbage_collecti
 
 with without_garbage_collection(), without_first_use_of_cuda():
     import lora_tta.experiment.preloaded  # noqa: F401
-    from lora_tta.search.worker import run_worker
+    from lora_tta.search.rounds import run_worker
 
 __all__ = ["run_worker"]

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
@@ -22,11 +22,13 @@ from lora_tta.config import Params
 from lora_tta.errors import UserError, reason_of
 from lora_tta.records.metric_table import COSTS
 from lora_tta.records.point import Point
+from lora_tta.search.guesses import Guess
 from lora_tta.search.samplers import build_pruner
 from lora_tta.search.study_export import restore_study
 
 JOURNAL = Path("studies/journal.log")
 MEANS_ATTRIBUTE, CLIPS_ATTRIBUTE, FAILURE_ATTRIBUTE = "means", "clips", "failure"
+ORIGIN_ATTRIBUTE = "origin"  # of a point that no sampler suggested
 FINISHED_STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -62,17 +64,25 @@ class JournalLock(BaseJournalFileLock):
         return file.read(1) == b"\n"
 
 
-def open_study(exports: Path, params: Params, identity: Mapping[str, Any]) -> optuna.Study:
+# Settings of the search on which the points and values of its trials depend.
+IDENTIFYING = {"space", "objectives", "constraints", "sampler", "startup_trials", "pruner", "seed"}
+
+
+def open_study(
+    exports: Path, params: Params, identity: Mapping[str, Any], guesses: Sequence[Guess] = ()
+) -> optuna.Study:
     """Open the study, restore it from its export, or create it.
 
     It lies in a journal file in the cache's folder or in the database of ``search.storage``. Trials are only
     comparable when everything but their points was the same, so the study's name carries a hash of
-    ``identity``, the objectives and the space: other settings begin a new study beside the old one.
+    ``identity``, the objectives, the space and the guesses: other settings begin a new study beside the old
+    one.
 
     Args:
         exports: folder of the exports of studies.
         params: of the pipeline.
         identity: everything that the value of a trial depends on, besides its point.
+        guesses: points that wait in the study from its beginning, to be tried first.
 
     Raises:
         UserError: the database cannot be reached, or the journal is damaged.
@@ -81,7 +91,8 @@ def open_study(exports: Path, params: Params, identity: Mapping[str, Any]) -> op
     key = digest(
         {
             "identity": identity,
-            **search.model_dump(include={"space", "objectives", "constraints", "sampler", "pruner", "seed"}),
+            "guesses": [dict(guess.point) for guess in guesses],
+            **search.model_dump(include=IDENTIFYING),
         }
     )
     name = f"{search.study_name}-{key[:10]}"
@@ -96,7 +107,9 @@ def open_study(exports: Path, params: Params, identity: Mapping[str, Any]) -> op
             pruner=build_pruner(search),
             load_if_exists=True,
         )
-        restore_study(study, exports, search.space)
+        restore_study(study, exports, search.dimensions)
+        for guess in guesses:
+            study.enqueue_trial(dict(guess.point), {ORIGIN_ATTRIBUTE: guess.origin}, skip_if_exists=True)
     return study
 
 
@@ -150,9 +163,14 @@ def point_of(trial: FrozenTrial | optuna.Trial) -> Point:
 
 
 def best_trial(study: optuna.Study, limit: int) -> FrozenTrial:
-    """The best of the first ``limit`` finished trials by the first objective; the earlier of equals.
+    """The first of :func:`ranked_trials`."""
+    return ranked_trials(study, limit)[0]
 
-    A trial that broke a constraint counts only if all did; a pruned or failed one never does.
+
+def ranked_trials(study: optuna.Study, limit: int) -> list[FrozenTrial]:
+    """The first ``limit`` finished trials, the best by the first objective first; of equals, the earlier.
+
+    Trials that broke a constraint come after all others; pruned and failed ones are not among them.
 
     Raises:
         UserError: no trial was completed.
@@ -167,7 +185,9 @@ def best_trial(study: optuna.Study, limit: int) -> FrozenTrial:
             if reasons
             else "no trial of the study was completed: set search.pruner to none"
         )
-    return min(complete, key=lambda trial: (not is_feasible(trial), sign * values_of(trial)[0], trial.number))
+    return sorted(
+        complete, key=lambda trial: (not is_feasible(trial), sign * values_of(trial)[0], trial.number)
+    )
 
 
 def values_of(trial: FrozenTrial) -> list[float]:
@@ -200,6 +220,7 @@ def trial_table(trials: list[FrozenTrial], costs: Collection[str] = ()) -> pd.Da
             "trial": trial.number,
             "state": trial.state.name.lower(),
             **trial.params,
+            **({ORIGIN_ATTRIBUTE: origin} if (origin := trial.user_attrs.get(ORIGIN_ATTRIBUTE)) else {}),
             "clips": trial.user_attrs.get(CLIPS_ATTRIBUTE, 0),
             **{
                 name: value
@@ -210,7 +231,11 @@ def trial_table(trials: list[FrozenTrial], costs: Collection[str] = ()) -> pd.Da
         | ({"failure": failure_of(trial)} if trial.state == TrialState.FAIL else {})
         for trial in trials
     ]
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    # With absent values pandas would make fractions of whole numbers.
+    searched = {name for trial in trials for name in trial.params}
+    whole = [name for name in searched if all(type(trial.params.get(name, 0)) is int for trial in trials)]
+    return table.astype(dict.fromkeys(whole, "Int64"))
 
 
 def all_finite(values: Mapping[str, float]) -> bool:

@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lora_tta.errors import UserError
 from lora_tta.files import write_text
 from lora_tta.records.metric_table import COSTS
+from lora_tta.records.space import Dimensions
+from lora_tta.search.samplers import distribution_of
 
 # Attributes of a trial that a continued study needs.
-EXPORTED = ("means", "clips", "failure")
+EXPORTED = ("means", "clips", "failure", "origin")
 
 
 def export_study(
@@ -42,7 +44,7 @@ def export_study(
     return path
 
 
-def restore_study(study: optuna.Study, folder: Path, space: Mapping[str, Sequence[Any]]) -> None:
+def restore_study(study: optuna.Study, folder: Path, dimensions: Dimensions) -> None:
     """Add the trials of the study's export, if there is one, that the study lacks.
 
     A study that has other trials than the export's first ones is left as it is.
@@ -53,9 +55,7 @@ def restore_study(study: optuna.Study, folder: Path, space: Mapping[str, Sequenc
     path = folder / f"{study.study_name}.json"
     if not path.exists():
         return
-    distributions: dict[str, BaseDistribution] = {
-        name: CategoricalDistribution(choices) for name, choices in space.items()
-    }
+    distributions = {name: distribution_of(dimension) for name, dimension in dimensions.items()}
     try:
         exported = [_restored(values, distributions) for values in json.loads(path.read_text())["trials"]]
     except (ValueError, KeyError, TypeError) as error:
@@ -90,7 +90,7 @@ def _restored(values: Mapping[str, Any], distributions: dict[str, BaseDistributi
     return create_trial(
         state=TrialState[values["state"]],
         params=values["params"],
-        distributions=distributions if values["params"] else {},
+        distributions={name: distributions[name] for name in values["params"]},
         values=values["values"],
         user_attrs=dict(values["attributes"]),
         intermediate_values={int(step): value for step, value in values["reports"].items()},

@@ -12,7 +12,14 @@ from lora_tta.experiment.export import strip
 from lora_tta.experiment.runner import ClipRunner
 from lora_tta.records.clips import Clip
 from lora_tta.records.point import Point, describe
-from lora_tta.search.study import CLIPS_ATTRIBUTE, MEANS_ATTRIBUTE, failure_of, point_of, trial_key
+from lora_tta.search.study import (
+    CLIPS_ATTRIBUTE,
+    MEANS_ATTRIBUTE,
+    ORIGIN_ATTRIBUTE,
+    failure_of,
+    point_of,
+    trial_key,
+)
 from lora_tta.tracking.mlflow_runs import (
     log_clip,
     log_dataset,
@@ -31,10 +38,13 @@ def trial_title(number: int, point: Point) -> str:
     return f"trial {number:03d}: {describe(point)}"
 
 
-def trial_settings(params: Params, point: Point) -> Mapping[str, Any]:
-    """The settings of a trial, its point first."""
+def trial_settings(params: Params, trial: FrozenTrial | optuna.Trial) -> Mapping[str, Any]:
+    """The settings of a trial, its point first, and where the point comes from if no sampler suggested it."""
+    point = point_of(trial)
+    origin = trial.user_attrs.get(ORIGIN_ATTRIBUTE)
     return (
         dict(point)
+        | ({} if origin is None else {ORIGIN_ATTRIBUTE: origin})
         | {"adaptation": params.adaptation.at(point).model_dump(mode="json")}
         | params.model_dump(mode="json", include={"generation", "model", "preprocess"})
     )
@@ -71,7 +81,7 @@ def log_missing_trials(
         began = _milliseconds(trial.datetime_start)
         with tracked_run(store, title, "trial", key, study.study_name, started=began) as run:
             if trial.params:  # A worker may have died over all tries before it had a point.
-                log_settings(run, trial_settings(params, point_of(trial)))
+                log_settings(run, trial_settings(params, trial))
             log_dataset(run, params.data.root, runner.clips_folder)
             _log_trial(run, trial, params, runner, clips)
     return len(missing)

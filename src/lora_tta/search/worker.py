@@ -21,8 +21,9 @@ from lora_tta.records.outcome import ClipOutcome
 from lora_tta.records.point import Point
 from lora_tta.records.results import mean_costs, mean_metrics
 from lora_tta.records.search_folders import SearchFolders
+from lora_tta.search.guesses import Guess
 from lora_tta.search.heartbeat import Heartbeat
-from lora_tta.search.samplers import build_sampler
+from lora_tta.search.samplers import build_sampler, has_point, suggest_point
 from lora_tta.search.study import (
     CLIPS_ATTRIBUTE,
     FAILURE_ATTRIBUTE,
@@ -68,17 +69,25 @@ class Worker:
         folders: of this search.
         clips: in the order in which every trial goes through them.
         shows_progress: of the study and of its own trials.
+        guesses: the points that the study tries first.
+        runner: of the clips, with these ``params``; a new one if None.
     """
 
     def __init__(
-        self, params: Params, folders: SearchFolders, clips: Sequence[Clip], shows_progress: bool = True
+        self,
+        params: Params,
+        folders: SearchFolders,
+        clips: Sequence[Clip],
+        shows_progress: bool = True,
+        guesses: Sequence[Guess] = (),
+        runner: ClipRunner | None = None,
     ):
         self.params = params
         self.search = params.search
         self.clips = clips
-        self.runner = ClipRunner(params, folders.clips, folders.encoded)
+        self.runner = runner or ClipRunner(params, folders.clips, folders.encoded)
         self._check_metrics()
-        self.study = open_study(folders.study, params, self.runner.study_identity(clips))
+        self.study = open_study(folders.study, params, self.runner.study_identity(clips), guesses)
         self._lock = self.runner.cache.lock({"study": self.study.study_name})
         self._tracking_lock = self.runner.cache.lock({"tracking": params.tracking.uri})
         self._heartbeat = Heartbeat(
@@ -131,8 +140,7 @@ class Worker:
             self.study.sampler = build_sampler(self.search, derive_seed(self.search.seed, str(number)))
             trial = optuna.Trial(self.study, orphans[0]._trial_id) if orphans else self.study.ask()
             trial.set_user_attr(WORKER_ATTRIBUTE, self._heartbeat.worker_id)
-            for name, choices in self.search.space.items():
-                trial.suggest_categorical(name, choices)
+            suggest_point(trial, self.search.dimensions)
             return trial
 
     def _run(self, trial: optuna.Trial, store: Store) -> None:
@@ -148,7 +156,7 @@ class Worker:
         )
         try:
             with disk_errors(), run_of_trial as run, self.runner.working():
-                log_settings(run, trial_settings(self.params, point_of(trial)))
+                log_settings(run, trial_settings(self.params, trial))
                 log_dataset(run, self.params.data.root, self.runner.clips_folder)
                 outcomes, baseline, pruned = self._run_clips(trial, title, run)
                 results = [outcome.result for outcome in outcomes]
@@ -340,7 +348,7 @@ class Worker:
         return self._trial(trial.number).user_attrs[WORKER_ATTRIBUTE] == self._heartbeat.worker_id
 
     def _has_point(self, trial: FrozenTrial) -> bool:
-        return len(trial.params) == len(self.search.space)
+        return has_point(self.search.dimensions, trial)
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=states)
@@ -356,10 +364,3 @@ class Worker:
                     f"search: {item.metric} cannot be measured with evaluation.lpips: "
                     f"{self.params.evaluation.lpips}; choose one of {', '.join(measured)}"
                 )
-
-
-def run_worker(
-    params: Params, folders: SearchFolders, clips: Sequence[Clip], shows_progress: bool = True
-) -> None:
-    """Build a worker and let it work; the entry point of a process of its own."""
-    Worker(params, folders, clips, shows_progress).work()

@@ -81,7 +81,7 @@ def main() -> None:
     search_comparisons = compare(before, after, *statistics) if before else {}
     best, trials = json.loads(BEST.read_text()), pd.read_csv(TRIALS)
     notice = model_notice(params.model)
-    caveats = search_caveats(best, trials, params.search.space, params.search.sampler)
+    caveats = search_caveats(best, trials, params.search.dimensions, params.search.sampler)
 
     for path, compared in ((METRICS, comparisons), (SEARCH_CLIPS_METRICS, search_comparisons)):
         values = {name: comparison.as_json() for name, comparison in compared.items()}

@@ -10,8 +10,8 @@ from lora_tta.errors import UserError, report_user_errors
 from lora_tta.experiment.processes import call_in_process, num_processes
 from lora_tta.records.clips import MANIFEST_NAME, Clip, read_manifest
 from lora_tta.records.metric_table import COSTS
-from lora_tta.records.point import describe
 from lora_tta.records.search_folders import SearchFolders
+from lora_tta.search.guesses import warm_start
 from lora_tta.search.launch import WORKER_MODULE, run_local_workers, run_slurm_workers, run_worker_here
 from lora_tta.stages.baseline import log_missing
 from lora_tta.stages.paths import BEST, CLIPS, ENCODED, FIGURES, SLURM_LOGS, STUDY, TRIALS
@@ -40,6 +40,9 @@ def main(processes: int | None = None, cluster: str | None = None) -> None:
             "no clip is for the search, since all clips show the same footage (the column group of "
             f"{CLIPS / MANIFEST_NAME}): add other videos to data.root"
         )
+    _, left_out = warm_start(params.search)
+    for line in left_out:
+        print(line)
     check_locks(params.cache.path, several_machines=cluster is not None)
     check_store(params.tracking.uri)
     folders = SearchFolders(CLIPS.absolute(), ENCODED.absolute(), STUDY.absolute())
@@ -61,23 +64,10 @@ def main(processes: int | None = None, cluster: str | None = None) -> None:
 
 def _conclude(params: Params, clips: Sequence[Clip]) -> None:
     """Write the findings of the study, in a process that has imported all of this for its work on a trial."""
-    import optuna
-    from optuna.trial import TrialState
-
-    from lora_tta.experiment.runner import ClipRunner
     from lora_tta.files import write_csv, write_text
-    from lora_tta.search.samplers import RANDOM_START
-    from lora_tta.search.study import (
-        MEANS_ATTRIBUTE,
-        best_trial,
-        failure_of,
-        finished_trials,
-        is_feasible,
-        open_study,
-        trial_key,
-        trial_table,
-        values_of,
-    )
+    from lora_tta.search.findings import concluded, failure_lines, summary_of, table_of
+    from lora_tta.search.rounds import first_round, second_round
+    from lora_tta.search.study import MEANS_ATTRIBUTE, point_of, trial_key
     from lora_tta.search.study_export import export_study
     from lora_tta.search.study_figures import study_figures
     from lora_tta.search.tracked_trials import log_missing_trials
@@ -85,44 +75,21 @@ def _conclude(params: Params, clips: Sequence[Clip]) -> None:
     from lora_tta.tracking.store import store_errors
 
     # 1. The trials, all of which have to be there.
-    num_trials = params.search.num_trials
-    runner = ClipRunner(params, CLIPS, ENCODED)
-    study = open_study(STUDY, params, runner.study_identity(clips))
-    trials = finished_trials(study, num_trials)
-    if len(trials) < num_trials:
-        raise UserError(
-            f"the workers ended after {len(trials)} of {num_trials} trials: see their output and run again; "
-            "nothing that was finished is lost"
-        )
-    failed = [trial for trial in trials if trial.state == TrialState.FAIL]
-    for trial in failed:
-        print(f"trial {trial.number} failed ({describe(trial.params)}): {failure_of(trial)}")
+    search, folders = params.search, SearchFolders(CLIPS, ENCODED, STUDY)
+    rounds = [concluded(first_round(params, clips), folders)]
+    if confirming := second_round(params, clips, rounds[0].study):
+        rounds.append(concluded(confirming, folders))
+    for line in failure_lines(rounds):
+        print(line)
 
     # 2. The files that DVC tracks.
-    best = best_trial(study, num_trials)
-    metrics = [objective.metric for objective in params.search.objectives]
-    summary = {
-        "study": study.study_name,
-        "trials": len(trials),
-        "failed": len(failed),
-        "random_start": RANDOM_START.get(params.search.sampler, 0),
-        "trial": best.number,
-        "point": best.params,
-        "objectives": dict(zip(metrics, values_of(best), strict=True)),
-    }
-    sentence = f"best of {len(trials)} trials: {describe(best.params)}, {summary['objectives']}"
-    if params.search.constraints:
-        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-        summary["feasible"] = sum(is_feasible(trial) for trial in complete)
-        if not summary["feasible"]:
-            sentence += "; no trial was feasible: each broke one of search.constraints, the best one too"
-    chosen = {item.metric for item in (*params.search.objectives, *params.search.constraints)}
-    shown = optuna.create_study(directions=study.directions)
-    shown.add_trials(trials)
-    figures = study_figures(shown, metrics)
-    export_study(study, trials, STUDY, chosen)
-    write_csv(TRIALS, trial_table(trials, chosen))
-    for name, figure in figures.items():
+    summary, sentence = summary_of(search, rounds)
+    chosen = {item.metric for item in (*search.objectives, *search.constraints)}
+    figures = [study_figures(each.shown, [item.metric for item in search.objectives]) for each in rounds]
+    for each in rounds:
+        export_study(each.study, each.trials, STUDY, chosen)
+    write_csv(TRIALS, table_of(rounds, chosen))
+    for name, figure in figures[0].items():
         write_text(FIGURES / f"{name}.json", figure.to_json())
     write_text(BEST, json.dumps(summary, indent=1) + "\n")
 
@@ -131,20 +98,25 @@ def _conclude(params: Params, clips: Sequence[Clip]) -> None:
     try:
         store = open_experiment(params.tracking, params.cache.path)
         with store_errors(store.uri):
-            if made := log_missing_trials(store, study, trials, params, runner, clips):
-                print(f"{made} trials that MLflow did not have were logged again")
-            if log_missing(store, params, runner):
+            for each, drawn in zip(rounds, figures, strict=True):
+                runner = each.of.runner(folders)
+                if made := log_missing_trials(
+                    store, each.study, each.trials, each.of.params, runner, each.of.clips
+                ):
+                    print(f"{made} trials that MLflow did not have were logged again")
+                log_study(
+                    store,
+                    each.study.study_name,
+                    trial_key(each.study, each.best.number),
+                    {**point_of(each.best), **each.best.user_attrs[MEANS_ATTRIBUTE]},
+                    sentence,
+                    table_of([each], [cost.name for cost in COSTS]),
+                    drawn,
+                    registers=each is rounds[-1],
+                )
+            if log_missing(store, params, rounds[-1].of.runner(folders)):
                 print("the baseline, which MLflow did not have, was logged again")
-            log_study(
-                store,
-                study.study_name,
-                trial_key(study, best.number),
-                best.params | best.user_attrs[MEANS_ATTRIBUTE],
-                sentence,
-                trial_table(trials, [cost.name for cost in COSTS]),
-                figures,
-            )
-            show_columns(store, params.search, params.evaluation.primary)
+            show_columns(store, search, params.evaluation.primary)
     except UserError as error:
         print(f"MLflow does not show the end of this search, `lora-tta search` brings it up to date: {error}")
 

@@ -265,6 +265,7 @@ def log_study(
     sentence: str,
     trials: pd.DataFrame,
     figures: Mapping[str, Figure],
+    registers: bool = True,
 ) -> None:
     """Bring the study's run up to date: the best trial, the table of trials, and figures; and close it.
 
@@ -279,6 +280,7 @@ def log_study(
         sentence: the result.
         trials: one row a trial.
         figures: by name; they are shown without a network.
+        registers: whether the best trial's adapters are the search's best.
     """
     client = store.client
     study_run = study_run_id(store, study_name)
@@ -296,7 +298,7 @@ def log_study(
         client.set_tag(study_run, "best.run", best_run.info.run_id)
         client.set_tag(best_run.info.run_id, BEST_TAG, study_name)
         # A run that was made again after its clips had left the cache has none.
-        if client.list_artifacts(best_run.info.run_id, "adapters"):
+        if registers and client.list_artifacts(best_run.info.run_id, "adapters"):
             _register(client, store.experiment, best_run, best_key)
 
 
