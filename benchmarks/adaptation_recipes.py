@@ -41,6 +41,7 @@ LORA = {
     "pattern": None,
     "use_rslora": False,
     "use_dora": False,
+    "init_lora_weights": True,
 }
 STEPS = (20, 50, 100)
 # By name: changed settings of the adaptation, and the learning rates to try.

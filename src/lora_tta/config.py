@@ -180,6 +180,7 @@ class LoraParams(Section):
     end without adapters, ``pattern`` all layers whose path it does not match (``re.search``); null takes all.
     ``use_rslora`` scales by alpha / sqrt(rank) (https://arxiv.org/abs/2312.03732), ``use_dora`` trains the
     length of each row of the weights beside its direction (https://arxiv.org/abs/2402.09353).
+    ``init_lora_weights`` is what the adapters start from, by PEFT's names.
     """
 
     name: Literal["lora"]
@@ -190,6 +191,15 @@ class LoraParams(Section):
     pattern: Annotated[str, AfterValidator(_regular_expression)] | None
     use_rslora: StrictBool
     use_dora: StrictBool
+    init_lora_weights: Literal[True, "gaussian", "orthogonal", "pissa", "olora"]
+
+    @model_validator(mode="after")
+    def _start_goes_with_the_rest(self) -> Self:
+        if self.init_lora_weights in ("pissa", "olora") and self.use_dora:
+            raise ValueError(f"init_lora_weights {self.init_lora_weights} does not go with use_dora")
+        if self.init_lora_weights == "orthogonal" and self.rank % 2:
+            raise ValueError(f"init_lora_weights orthogonal takes an even rank, and rank is {self.rank}")
+        return self
 
 
 class OffsetParams(Section):

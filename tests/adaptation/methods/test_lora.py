@@ -6,10 +6,12 @@ import sys
 import pytest
 import torch
 from peft import PeftModel
+from pydantic import ValidationError
 
 from lora_tta.adaptation.methods import MethodSlot
 from lora_tta.adaptation.methods.lora import ADAPTER, WEIGHTS_NAME
 from lora_tta.adaptation.objective import AdaptationLoss
+from lora_tta.errors import UserError
 
 
 @pytest.fixture
@@ -107,6 +109,68 @@ def test_a_saved_adapter_loads_with_peft_with_diffusers_and_here(
 
     monkeypatch.setattr(type(backbone), "network", PeftModel.from_pretrained(network, tmp_path / "adapter"))
     assert output() == pytest.approx(adapted, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"init_lora_weights": start, "use_rslora": scaled}
+        for start in ("pissa", "olora")
+        for scaled in (False, True)
+    ]
+    + [{"init_lora_weights": "orthogonal"}],
+    ids=str,
+)
+def test_adapters_that_start_at_the_weights_are_saved_as_plain_ones(
+    backbone, network, slot, lora, output, tmp_path, settings, monkeypatch
+):
+    base = output()
+    method = lora(**settings)
+    randomise(method)
+    adapted = output()
+    method.save(tmp_path, method.state())
+    slot.clear()
+    assert output() == base
+    network.load_lora_adapter(
+        tmp_path, weight_name=WEIGHTS_NAME, prefix="base_model.model", adapter_name="loaded"
+    )
+    assert output() == pytest.approx(adapted, rel=1e-5)
+    assert adapted != pytest.approx(base, rel=1e-4)
+    network.unload_lora()
+    monkeypatch.setattr(type(backbone), "network", PeftModel.from_pretrained(network, tmp_path))
+    assert output() == pytest.approx(adapted, rel=1e-5)
+
+
+def test_pissa_starts_at_the_largest_singular_values(network, lora):
+    name = "transformer_blocks.0.attn.to_q"
+    weight = network.get_submodule(name).weight.detach().clone()
+    method = lora(init_lora_weights="pissa")
+    method.attach(seed=0)
+    state = method.state()
+    part = 2 * state[f"{name}.lora_B.weight"] @ state[f"{name}.lora_A.weight"]
+    largest = torch.linalg.svdvals(weight)[:4]
+    torch.testing.assert_close(torch.linalg.svdvals(part)[:4], largest)
+    torch.testing.assert_close(network.get_submodule(name).base_layer.weight + part, weight)
+
+
+def test_what_changes_the_networks_weights_is_refused_where_these_are_fused(network, lora):
+    network.fuse_projections()
+    with pytest.raises(UserError, match=r"init_lora_weights pissa changes .* set model\.accelerate to false"):
+        lora(init_lora_weights="pissa")
+    lora(init_lora_weights="gaussian").attach(seed=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"init_lora_weights": "pissa", "use_dora": True}, "pissa does not go with use_dora"),
+        ({"init_lora_weights": "orthogonal", "rank": 3}, "takes an even rank, and rank is 3"),
+        ({"init_lora_weights": "loftq"}, "init_lora_weights"),
+    ],
+)
+def test_a_start_that_does_not_go_with_the_rest_is_refused(lora, settings, message):
+    with pytest.raises(ValidationError, match=message):
+        lora(**settings)
 
 
 SAVE = """
