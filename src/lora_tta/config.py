@@ -310,6 +310,7 @@ class GenerationParams(Section):
     """Sampling of the continuation.
 
     ``num_samples`` continuations of a clip differ in their starting noise alone; arms have the same noise.
+    A clip's value is their ``mean``, or that of the ``medoid``: of the sample nearest to all others.
     """
 
     num_inference_steps: PositiveInt
@@ -317,7 +318,17 @@ class GenerationParams(Section):
     image_guidance_scale: Annotated[FiniteFloat, Field(ge=1)]
     guidance_oscillation: StrictBool
     num_samples: PositiveInt
+    sample_choice: Literal["mean", "medoid"]
     seed: NonNegativeInt
+
+    @model_validator(mode="after")
+    def _a_choice_has_something_to_choose_from(self) -> Self:
+        if self.sample_choice == "medoid" and self.num_samples < 3:
+            raise ValueError(
+                f"sample_choice medoid takes num_samples of 3 or more, and it is {self.num_samples}: of two "
+                "samples, none is nearer to the other"
+            )
+        return self
 
 
 class EvaluationParams(Section):

@@ -438,6 +438,22 @@ def test_a_clips_samples_cost_one_adaptation_and_their_mean_is_its_result(ready,
     assert with_samples(runner, 2).run(clip, None).result.by_sample("psnr")[1] != values[1]
 
 
+def test_the_choice_among_samples_sees_no_true_frame(prepare, moving_frames):
+    """With other frames 34-65 the same sample is chosen, and its value is the clip's."""
+    changed = moving_frames.copy()
+    changed[33:] = 255 - changed[33:]
+    videos, values = [], []
+    for name, frames in (("as_it_is", moving_frames), ("changed", changed)):
+        runner = with_setting(prepare(frames, name), "generation", num_samples=3, sample_choice="medoid")
+        outcome = runner.run(only_clip(runner), POINT)
+        samples = [sample["psnr"] for sample in outcome.result.candidates]
+        assert outcome.result.metrics.summary["psnr"] in samples
+        videos.append(outcome.video.read_bytes())
+        values.append(samples.index(outcome.result.metrics.summary["psnr"]))
+    assert videos[0] == videos[1]
+    assert values[0] == values[1]
+
+
 def test_samples_have_the_same_noise_in_both_arms_and_other_noise_than_the_yardstick(runner, clip):
     two = with_samples(runner, 2)
     adapted, before, other = ([*two._works(clip, arm)] for arm in (POINT, None, OTHER_SEED))

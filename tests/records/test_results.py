@@ -8,6 +8,7 @@ from clip_results import make_result
 
 from lora_tta.errors import UserError
 from lora_tta.records.results import (
+    chosen_sample,
     mean_costs,
     mean_over_samples,
     metric_names,
@@ -55,6 +56,20 @@ def test_a_mean_over_samples_keeps_each_of_them_on_the_disk_too(tmp_path):
     (read,) = read_results(tmp_path)
     assert read.by_sample("psnr") == pytest.approx([15, 16, 20])
     assert read.metrics.summary["psnr"] == pytest.approx(17)
+
+
+def test_a_chosen_sample_keeps_its_values_and_the_others_as_candidates(tmp_path):
+    samples = [make_result("a", psnr) for psnr in (15, 20, 16)]
+    chosen = chosen_sample(samples, 2)
+    assert chosen.by_sample("psnr") == pytest.approx([16])
+    assert chosen.best_by_truth("psnr") == pytest.approx(20)
+    write_results(tmp_path, [chosen])
+    (read,) = read_results(tmp_path)
+    assert read.by_sample("psnr") == pytest.approx([16])
+    assert [sample["psnr"] for sample in read.candidates] == pytest.approx([15, 20, 16])
+    assert not (tmp_path / "samples.csv").exists()
+    with pytest.raises(UserError, match=r"numbers of samples \(1 and 3\)"):
+        pair_results([make_result("a", 15)], [chosen])
 
 
 def test_one_sample_is_its_own_mean_and_needs_no_file(tmp_path):

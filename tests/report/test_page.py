@@ -378,6 +378,7 @@ def test_the_spread_within_clips_stands_under_the_result_or_that_it_is_not_known
         replace(context, baseline=arms[0], adapted=arms[1], comparisons=comparisons),
     )
     source = (tmp_path / "report.html").read_text()
+    assert "Oracle" in source
     assert "mean of 2 samples" in source
     # Differences grow by 2 from one sample to the other.
     assert f"PSNR {math.sqrt(2):.3f} and" in source

@@ -101,7 +101,7 @@ class ClipWork:
             "code": generation_code(self.params.model),
             "conditioning": self.conditioning,
             "adapter": None if self.adaptation is None else self.adapter_key(self.adaptation.num_steps),
-            "generation": self.params.generation.model_dump(exclude={"num_samples"}),
+            "generation": self.params.generation.model_dump(exclude={"num_samples", "sample_choice"}),
             "num_frames": self.clip.num_frames,
             "seed": self.generation_seed,
         }

@@ -28,6 +28,7 @@ from lora_tta.evaluation.video_features import VideoFeatures
 from lora_tta.experiment.beside import Beside
 from lora_tta.experiment.clip_work import ClipWork, adaptation_code, generation_code, measuring_code
 from lora_tta.experiment.lazy_model import LazyModel
+from lora_tta.experiment.samples import of_samples
 from lora_tta.experiment.searched import fixed_settings, kept_steps, searched_methods, searched_steps
 from lora_tta.files import file_sha256
 from lora_tta.generation.continuation import Continuation, generate_continuation
@@ -40,7 +41,6 @@ from lora_tta.records.outcome import ClipOutcome
 from lora_tta.records.point import Arm
 from lora_tta.records.results import (
     ClipResult,
-    mean_over_samples,
     read_results,
     write_costs,
     write_results,
@@ -109,7 +109,7 @@ class ClipRunner:
     def run(self, clip: Clip, arm: Arm) -> ClipOutcome:
         """Continue a clip, adapted first if ``arm`` is a point, and measure the generated frames.
 
-        The result is the mean over ``generation.num_samples`` samples; the files are the first one's.
+        The result is that of ``generation.num_samples`` samples, see :mod:`lora_tta.experiment.samples`.
 
         Raises:
             UserError: a file or the model cannot be read.
@@ -223,9 +223,7 @@ class ClipRunner:
                         self._outcome(work, continuation(), folder)
                         for work, continuation in zip(works, continuations, strict=True)
                     ]
-                    return replace(
-                        outcomes[0], result=mean_over_samples([outcome.result for outcome in outcomes])
-                    )
+                    return of_samples(outcomes, self.params.generation)
             finally:
                 release()
 

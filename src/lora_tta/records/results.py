@@ -11,6 +11,8 @@ A folder holds these tables, keyed by ``clip_id``:
   without adaptation.
 - ``samples.csv``, where clips have several samples: one row a clip and sample; ``clip_id``, ``sample`` (from
   1), the metrics. The other tables then hold means over samples.
+- ``candidates.csv``, where one of several samples was chosen: the same columns. The other tables then hold
+  the chosen one.
 - ``features.npz``, where FVD is measured: see :mod:`lora_tta.records.features`.
 
 Costs differ each time that they are measured. They lie in a table of their own, which DVC does not track:
@@ -20,7 +22,7 @@ Costs differ each time that they are measured. They lie in a table of their own,
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -33,6 +35,7 @@ from lora_tta.records.metric_table import COSTS, METRICS, ClipMetrics, in_table_
 
 CLIPS_TABLE = "clips.csv"
 CLIP_COLUMNS = ("clip_id", "class_name", "split", "work", "frames_sha256", "seed")
+SAMPLE_KINDS: tuple[Literal["samples"], Literal["candidates"]] = ("samples", "candidates")
 COST_COLUMNS = ("adapt_seconds", "generate_seconds", "peak_memory_bytes")
 
 
@@ -56,6 +59,7 @@ class ClipResult:
         seed: of the starting noise, that of the first sample; arms with equal ones are paired. None without
             noise.
         samples: the metrics of each sample, if ``metrics`` are a mean over several; empty if not.
+        candidates: the metrics of each sample, if ``metrics`` are those of a chosen one; empty if not.
         features: (2, k) float32, of the generated frames (the first sample's) and the true ones; None
             where FVD is not measured.
     """
@@ -74,11 +78,17 @@ class ClipResult:
     frames_sha256: str = ""
     seed: int | None = None
     samples: tuple[Mapping[str, float], ...] = ()
+    candidates: tuple[Mapping[str, float], ...] = ()
     features: np.ndarray | None = None
 
     def by_sample(self, name: str) -> list[float]:
         """The metric of each sample, one or more."""
         return [sample[name] for sample in self.samples or (self.metrics.summary,)]
+
+    def best_by_truth(self, name: str) -> float:
+        """The metric of the best sample by this metric: no method can know which one that is."""
+        values = [sample[name] for sample in self.samples or self.candidates or (self.metrics.summary,)]
+        return max(values) if metric(name).direction == "maximize" else min(values)
 
 
 def mean_over_samples(results: Sequence[ClipResult]) -> ClipResult:
@@ -99,6 +109,22 @@ def mean_over_samples(results: Sequence[ClipResult]) -> ClipResult:
         ),
         samples=summaries,
         work="+".join(result.work for result in results),
+        generate_seconds=sum(result.generate_seconds or 0.0 for result in results),
+        peak_memory_bytes=max(result.peak_memory_bytes or 0 for result in results),
+    )
+
+
+def chosen_sample(results: Sequence[ClipResult], index: int) -> ClipResult:
+    """The result of a clip of which one of several samples was chosen, at the cost of all.
+
+    The seed is the first one's, as arms are paired by it.
+    """
+    return replace(
+        results[index],
+        candidates=tuple(result.metrics.summary for result in results),
+        work="+".join(result.work for result in results),
+        seed=results[0].seed,
+        features=results[0].features,
         generate_seconds=sum(result.generate_seconds or 0.0 for result in results),
         peak_memory_bytes=max(result.peak_memory_bytes or 0 for result in results),
     )
@@ -148,14 +174,14 @@ def loss_table(results: Sequence[ClipResult]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["clip_id", "step", "loss"]).astype({"step": int, "loss": float})
 
 
-def sample_table(results: Sequence[ClipResult]) -> pd.DataFrame:
-    """One row a clip and sample, with the columns of ``samples.csv``; no row for a clip of one sample."""
+def sample_table(results: Sequence[ClipResult], kind: Literal["samples", "candidates"]) -> pd.DataFrame:
+    """One row a clip and sample, with the columns of ``samples.csv``; no row for a clip that has none."""
     names = metric_names(results)
     return pd.DataFrame(
         [
             {"clip_id": result.clip_id, "sample": number} | {name: sample[name] for name in names}
             for result in results
-            for number, sample in enumerate(result.samples, start=1)
+            for number, sample in enumerate(getattr(result, kind), start=1)
         ],
         columns=["clip_id", "sample", *names],
     )
@@ -192,8 +218,9 @@ def write_results(folder: Path, results: Sequence[ClipResult]) -> None:
     """
     write_csv(folder / "frames.csv", frame_table(results))
     write_csv(folder / "losses.csv", loss_table(results))
-    if not (samples := sample_table(results)).empty:
-        write_csv(folder / "samples.csv", samples)
+    for kind in SAMPLE_KINDS:
+        if not (samples := sample_table(results, kind)).empty:
+            write_csv(folder / f"{kind}.csv", samples)
     write_features(
         folder, {result.clip_id: result.features for result in results if result.features is not None}
     )
@@ -221,7 +248,7 @@ def read_results(folder: Path, costs: Path | None = None) -> list[ClipResult]:
     clips, frames, losses = (_read_table(folder / f"{name}.csv") for name in ("clips", "frames", "losses"))
     names = in_table_order([str(column) for column in clips])
     frames_by_clip = dict(list(frames.groupby("clip_id")))
-    samples_by_clip = _read_samples(folder / "samples.csv", names)
+    samples_by_clip = {kind: _read_samples(folder / f"{kind}.csv", names) for kind in SAMPLE_KINDS}
     losses_by_clip = dict(list(losses.groupby("clip_id")["loss"]))
     features = read_features(folder)
     costs_by_work = _read_costs(costs)
@@ -242,7 +269,8 @@ def read_results(folder: Path, costs: Path | None = None) -> list[ClipResult]:
                 },
                 summary={name: float(row[name]) for name in names},
             ),
-            samples=samples_by_clip.get(row["clip_id"], ()),
+            samples=samples_by_clip["samples"].get(row["clip_id"], ()),
+            candidates=samples_by_clip["candidates"].get(row["clip_id"], ()),
             features=features.get(row["clip_id"]),
             losses=tuple(losses_by_clip[row["clip_id"]]) if row["clip_id"] in losses_by_clip else (),
             **costs_by_work.get((str(row["clip_id"]), str(row["work"])), {}),
@@ -269,7 +297,7 @@ def pair_results(
             f"baseline and adapted results hold different clips ({len(one_sided)} on one side only, "
             f"such as {examples}): run both stages on the same clips"
         )
-    numbers = {len(result.samples) or 1 for result in (*baseline, *adapted)}
+    numbers = {len(result.samples or result.candidates) or 1 for result in (*baseline, *adapted)}
     if len(numbers) > 1:
         raise UserError(
             f"clips have different numbers of samples ({' and '.join(map(str, sorted(numbers)))}): "

@@ -154,12 +154,27 @@ def write_report(path: Path, context: ReportContext) -> None:
         classes=_by_class(context),
         extremes=_extremes(context),
         num_samples=len(context.baseline[0].by_sample(context.primary)),
+        num_candidates=len(context.baseline[0].candidates),
+        oracle=_oracle(context),
     )
     write_text(path, page)
 
 
 def _means(arms: Mapping[str, Sequence[ClipResult]]) -> dict[str, dict[str, float]]:
     return {name: mean_metrics(results) for name, results in arms.items()}
+
+
+def _oracle(context: ReportContext) -> dict[str, tuple[float, float]]:
+    """Means over the clips of the best sample by the truth, of both arms; empty with one sample a clip."""
+    first = context.baseline[0]
+    if len(first.samples or first.candidates) < 2:
+        return {}
+    names = [name for name in context.comparisons if metric(name).needs_reference]
+    baseline, adapted = (
+        {name: float(np.mean([result.best_by_truth(name) for result in arm])) for name in names}
+        for arm in (context.baseline, context.adapted)
+    )
+    return {name: (baseline[name], adapted[name]) for name in names}
 
 
 def _mean(results: Sequence[ClipResult], name: str) -> float:

@@ -85,7 +85,7 @@ class Method:
         ``transformer.load_lora_adapter(folder, weight_name="adapter_model.safetensors",
         prefix="base_model.model")``, which takes rank and alpha from the file's metadata.
         """
-        config = {
+        config: dict[str, Any] = {
             key: sorted(value) if isinstance(value, set) else value
             for key, value in self._config.to_dict().items()
         }
