@@ -252,8 +252,21 @@ class StoppingParams(Section):
     refit: StrictBool
 
 
+class AugmentationParams(Section):
+    """Other views of the known frames, one of which, or the frames themselves, each step takes.
+
+    ``flips`` mirrors, ``rotation`` turns by so many degrees either way and enlarges, ``crop`` shows so large
+    a part of width and height, and ``speeds`` plays at half and double speed; 0 and 1 leave a view out.
+    """
+
+    flips: StrictBool
+    rotation: Annotated[FiniteFloat, Field(ge=0, le=45)]
+    crop: Annotated[FiniteFloat, Field(ge=0.5, le=1)]
+    speeds: StrictBool
+
+
 # Keys of the adaptation whose values are sections. The method is searched by its name.
-NO_DIMENSIONS = ("name", "stopping")
+NO_DIMENSIONS = ("name", "stopping", "augmentation")
 
 
 class AdaptationParams(Section):
@@ -269,6 +282,7 @@ class AdaptationParams(Section):
     learning_rate: PositiveFloat
     num_steps: PositiveInt
     stopping: StoppingParams | None
+    augmentation: AugmentationParams | None
     weight_decay: Annotated[FiniteFloat, Field(ge=0)]
     warmup_steps: NonNegativeInt
     max_grad_norm: PositiveFloat
@@ -294,7 +308,9 @@ class AdaptationParams(Section):
         if (method := point.get("method", self.method.name)) != self.method.name:
             values["method"] = {"name": method}
         settings = settings_by_method().get(str(method), set())
-        places = dict.fromkeys(values, values) | dict.fromkeys(values["stopping"] or (), values["stopping"])
+        places = dict.fromkeys(values, values)
+        for section in ("stopping", "augmentation"):
+            places |= dict.fromkeys(values[section] or (), values[section])
         places |= dict.fromkeys(settings, values["method"])
         for name, value in point.items():
             if name not in places or name in NO_DIMENSIONS:
@@ -612,7 +628,7 @@ class Params(Section):
                 continue
             self._adaptation_with(name, dimension.high)
             adaptation = self._adaptation_with(name, dimension.low)
-            parts = adaptation, adaptation.method, adaptation.stopping
+            parts = adaptation, adaptation.method, adaptation.stopping, adaptation.augmentation
             takes_fractions = any(isinstance(getattr(part, name, None), float) for part in parts)
             if takes_fractions and dimension.is_whole and dimension.step is None:
                 raise ValueError(

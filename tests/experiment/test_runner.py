@@ -68,20 +68,21 @@ def content(run: ClipOutcome) -> dict[str, bytes]:
 
 @pytest.mark.slow(7)
 @pytest.mark.parametrize(
-    ("point", "stopping"),
+    ("point", "changes"),
     [
-        (None, None),
-        (POINT, None),
-        (POINT, {"held_out": 2, "every": 1, "patience": 2, "draws": 2, "refit": True}),
+        (None, {}),
+        (POINT, {}),
+        (POINT, {"stopping": {"held_out": 2, "every": 1, "patience": 2, "draws": 2, "refit": True}}),
+        (POINT, {"augmentation": {"flips": True, "rotation": 10.0, "crop": 0.8, "speeds": True}}),
     ],
-    ids=["baseline", "adapted", "stopped by the known frames"],
+    ids=["baseline", "adapted", "stopped by the known frames", "with other views"],
 )
-def test_frames_34_to_65_reach_nothing_but_the_metrics(prepare, moving_frames, point, stopping):
+def test_frames_34_to_65_reach_nothing_but_the_metrics(prepare, moving_frames, point, changes):
     changed = moving_frames.copy()
     changed[33:] = np.random.default_rng(0).integers(0, 256, changed[33:].shape, dtype=np.uint8)
     runs = []
     for name, frames in (("original", moving_frames), ("changed", changed)):
-        runner = with_setting(prepare(frames, name), "adaptation", stopping=stopping)
+        runner = with_setting(prepare(frames, name), "adaptation", **changes)
         runs.append(runner.run(only_clip(runner), point))
     assert runs[0].clip.sha256 != runs[1].clip.sha256
     assert content(runs[0]) == content(runs[1])
@@ -145,6 +146,21 @@ def test_a_clip_whose_file_was_changed_is_noticed_and_no_work_is_done_with_it(
     ):
         runner.run(clip, arm)
     assert not list(runner.params.cache.path.glob("result/*"))
+
+
+def test_views_of_a_clip_are_encoded_once(ready, clip):
+    views = {"flips": True, "rotation": 0.0, "crop": 0.8, "speeds": True}
+    runner = with_setting(ready.runner(), "adaptation", augmentation=views)
+    plain = ready.runner().run(clip, POINT)
+    adapted = runner.run(clip, POINT)
+    assert adapted.result.losses != plain.result.losses
+    encoded = {
+        entry.name: entry.stat().st_mtime_ns for entry in (runner.cache.root / "conditioning").iterdir()
+    }
+    assert len(encoded) == 4
+    runner.run(clip, POINT | {"learning_rate": 2e-2})
+    again = {entry.name: entry.stat().st_mtime_ns for entry in (runner.cache.root / "conditioning").iterdir()}
+    assert again.keys() == encoded.keys()
 
 
 def test_finished_work_is_not_done_again(runner, clip, monkeypatch):

@@ -1,5 +1,7 @@
 """The loss of test-time adaptation: denoising the latents of the conditioning frames."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -22,14 +24,21 @@ class AdaptationLoss:
         conditioning: of the clip, on the model's device and in its precision.
         params: ``condition``, ``scored`` and ``timesteps``.
         seed: of the draws.
+        variants: other views of the clip; each step takes one of them or the clip, all equally likely.
     """
 
-    def __init__(self, backbone: Backbone, conditioning: Conditioning, params: AdaptationParams, seed: int):
+    def __init__(
+        self,
+        backbone: Backbone,
+        conditioning: Conditioning,
+        params: AdaptationParams,
+        seed: int,
+        variants: Sequence[Conditioning] = (),
+    ):
         self.backbone = backbone
-        self.conditioning = conditioning
         self.params = params
         self.seed = seed
-        self.latents = backbone.clean_latents(conditioning)
+        self._views = [(view, backbone.clean_latents(view)) for view in (conditioning, *variants)]
 
     def at(self, step: int) -> Tensor:
         """Error of the predicted velocity at ``step`` (0-based), a scalar in float32.
@@ -42,14 +51,19 @@ class AdaptationLoss:
         - ``none``: no frame.
         """
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        noise = _send(torch.randn(self.latents.shape, generator=generator), self.latents.device)
-        timestep = _send(self._draw_timestep(generator, step), self.latents.device)
-        num_visible = self._draw_visible_frames(generator)
+        conditioning, latents = self._views[0]
+        if len(self._views) > 1:
+            conditioning, latents = self._views[
+                int(torch.randint(len(self._views), (1,), generator=generator))
+            ]
+        noise = _send(torch.randn(latents.shape, generator=generator), latents.device)
+        timestep = _send(self._draw_timestep(generator, step, latents), latents.device)
+        num_visible = self._draw_visible_frames(generator, latents.shape[2])
         counts_hidden = self.params.condition == "prefix" and self.params.scored == "hidden"
         first_scored = num_visible if counts_hidden else 0
-        return self.backbone.loss(self.conditioning, noise, timestep, num_visible, first_scored)
+        return self.backbone.loss(conditioning, noise, timestep, num_visible, first_scored)
 
-    def _draw_timestep(self, generator: torch.Generator, step: int) -> Tensor:
+    def _draw_timestep(self, generator: torch.Generator, step: int, latents: Tensor) -> Tensor:
         if self.params.timesteps == "uniform":
             return torch.rand(1, generator=generator)
         if self.params.timesteps == "stratified":
@@ -57,10 +71,9 @@ class AdaptationLoss:
             start = torch.rand(1, generator=torch.Generator().manual_seed(self.seed))
             return (start + step * GOLDEN_RATIO) % 1
         logit_normal = torch.sigmoid(torch.randn(1, generator=generator))
-        return self.backbone.shift_timesteps(logit_normal, self.latents)
+        return self.backbone.shift_timesteps(logit_normal, latents)
 
-    def _draw_visible_frames(self, generator: torch.Generator) -> int:
-        num_frames = self.latents.shape[2]
+    def _draw_visible_frames(self, generator: torch.Generator, num_frames: int) -> int:
         match self.params.condition:
             case "all":
                 return num_frames

@@ -67,6 +67,7 @@ def adapt_until_best(
     rule: StoppingParams,
     seed: int,
     save_at: Sequence[int] = (),
+    variants: Sequence[Conditioning] = (),
 ) -> Iterator[Snapshot]:
     """As :func:`~lora_tta.adaptation.trajectory.adapt`, with the number of steps chosen for the clip.
 
@@ -85,7 +86,8 @@ def adapt_until_best(
     shown = backbone.first_latents(conditioning, error_of.shown)
     looks = range(rule.every, params.num_steps + 1, rule.every)
     as_far = params.model_copy(update={"num_steps": looks[-1]})
-    for snapshot in adapt(backbone, method, shown, as_far, seed, save_at=looks):
+    seen = [view for each in variants if (view := backbone.known_part(each, error_of.shown)) is not None]
+    for snapshot in adapt(backbone, method, shown, as_far, seed, save_at=looks, variants=seen):
         errors[snapshot.num_steps] = error_of()
         costs[snapshot.num_steps] = clock(backbone) - began, memory.bytes()
         if errors[snapshot.num_steps] < errors[bests[-1].num_steps]:
@@ -94,7 +96,8 @@ def adapt_until_best(
         if snapshot.num_steps - bests[-1].num_steps >= rule.patience * rule.every:
             break
     chosen = {limit: [best for best in bests if best.num_steps <= limit][-1] for limit in limits}
-    refitted = _refitted(backbone, method, conditioning, params, seed, chosen) if rule.refit else {}
+    whole = conditioning, *variants
+    refitted = _refitted(backbone, method, whole, params, seed, chosen) if rule.refit else {}
     parameters = {limit: refitted.get(best.num_steps, best).parameters for limit, best in chosen.items()}
     method.restore(parameters[params.num_steps])
     for limit, best in chosen.items():
@@ -115,7 +118,7 @@ def adapt_until_best(
 def _refitted(
     backbone: Backbone,
     method: AdaptationMethod,
-    conditioning: Conditioning,
+    views: Sequence[Conditioning],
     params: AdaptationParams,
     seed: int,
     chosen: dict[int, Snapshot],
@@ -125,5 +128,5 @@ def _refitted(
     if not steps:
         return {}
     whole = params.model_copy(update={"num_steps": steps[-1]})
-    snapshots = adapt(backbone, method, conditioning, whole, seed, save_at=steps)
+    snapshots = adapt(backbone, method, views[0], whole, seed, save_at=steps, variants=views[1:])
     return {snapshot.num_steps: snapshot for snapshot in snapshots}

@@ -116,6 +116,7 @@ def adapt(
     seed: int,
     save_at: Sequence[int] = (),
     start: Snapshot | None = None,
+    variants: Sequence[Conditioning] = (),
 ) -> Iterator[Snapshot]:
     """Fine-tune a freshly attached method on one clip's conditioning frames.
 
@@ -132,6 +133,7 @@ def adapt(
         seed: of the initialisation and of all draws.
         save_at: step counts below ``params.num_steps`` to yield a snapshot at as well.
         start: a snapshot of the same clip, settings and seed to continue from.
+        variants: other views of the clip, on the model's device and in its precision.
 
     Yields:
         Snapshots in the order of their steps, the last after ``params.num_steps``.
@@ -140,8 +142,9 @@ def adapt(
         FailedWork: a loss is not finite.
         torch.OutOfMemoryError: memory runs out with recomputation too.
     """
+    views = conditioning, *variants
     try:
-        for snapshot in _adapt(backbone, method, conditioning, params, seed, save_at, start, recompute=None):
+        for snapshot in _adapt(backbone, method, views, params, seed, save_at, start, recompute=None):
             start = snapshot
             yield snapshot
         return
@@ -149,13 +152,13 @@ def adapt(
         pass
     # Not in the handler: the exception keeps alive what the failed attempt had allocated.
     torch.cuda.empty_cache()
-    yield from _adapt(backbone, method, conditioning, params, seed, save_at, start, recompute=True)
+    yield from _adapt(backbone, method, views, params, seed, save_at, start, recompute=True)
 
 
 def _adapt(
     backbone: Backbone,
     method: AdaptationMethod,
-    conditioning: Conditioning,
+    views: Sequence[Conditioning],
     params: AdaptationParams,
     seed: int,
     save_at: Sequence[int],
@@ -168,7 +171,7 @@ def _adapt(
         masters.weights, lr=params.learning_rate, weight_decay=params.weight_decay, fused=True
     )
     schedule = get_constant_schedule_with_warmup(optimizer, params.warmup_steps)
-    loss_of = AdaptationLoss(backbone, conditioning, params, seed)
+    loss_of = AdaptationLoss(backbone, views[0], params, seed, views[1:])
     losses: list[Tensor | float] = []
     snapshot = Snapshot({}, {}, (), 0.0, 0)
     if start is not None:
@@ -180,7 +183,7 @@ def _adapt(
         snapshot = start
 
     stops = {step for step in save_at if step < params.num_steps} | {params.num_steps}
-    backbone.recompute_activations(conditioning, recompute)
+    backbone.recompute_activations(views[0], recompute)
     memory, began = PeakMemory(backbone.device), clock(backbone)
     for step in range(len(losses), params.num_steps):
         loss = loss_of.at(step)

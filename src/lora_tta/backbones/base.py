@@ -82,6 +82,23 @@ class Backbone(Protocol):
         """The conditioning of the first ``count`` latent frames, encoded together with the others."""
         ...
 
+    def encode_view(self, conditioning: Conditioning, frames: np.ndarray, pace: float) -> Conditioning:
+        """The conditioning of other frames with the same caption.
+
+        Args:
+            conditioning: of the clip.
+            frames: uint8 (F, H, W, 3), 4 k + 1 of them.
+            pace: time from one frame to the next, that of the clip being 1.
+        """
+        ...
+
+    def known_part(self, view: Conditioning, count: int) -> Conditioning | None:
+        """The part of a view that shows nothing after the clip's first ``count`` latent frames.
+
+        None if that is less than two latent frames.
+        """
+        ...
+
     def shift_timesteps(self, timesteps: Tensor, latents: Tensor) -> Tensor:
         """Shift flow-matching times in [0, 1] towards the noise, as the model's own training does."""
         ...

@@ -124,6 +124,19 @@ class OpenSoraBackbone:
         shown = conditioning["reference_latents"][:, :, :count]
         return Conditioning({**conditioning.tensors, "reference_latents": shown})
 
+    @torch.no_grad()
+    def encode_view(self, conditioning: Conditioning, frames: np.ndarray, pace: float) -> Conditioning:
+        """See :class:`lora_tta.backbones.base.Backbone`; the pace is kept as ``pace`` (1,)."""
+        video = preprocess_frames(self.pipeline.video_processor, frames).to(self.device)
+        latents = encode_video(self.pipeline.vae, video)
+        view = {"reference_latents": latents, "pace": torch.tensor([pace])}
+        return Conditioning({**conditioning.tensors, **view})
+
+    def known_part(self, view: Conditioning, count: int) -> Conditioning | None:
+        """See :class:`lora_tta.backbones.base.Backbone`; latent frames of slow views are nearer in time."""
+        part = int((count - 1) / float(view["pace"])) + 1
+        return self.first_latents(view, part) if part > 1 else None
+
     def shift_timesteps(self, timesteps: Tensor, latents: Tensor) -> Tensor:
         """The published training's shift, see :func:`lora_tta.models.scheduling.time_shift_alpha`."""
         return shift_timesteps(timesteps, time_shift_alpha(_tokens_per_frame(latents), latents.shape[2]))
@@ -141,9 +154,13 @@ class OpenSoraBackbone:
         device, dtype = latents.device, conditioning["reference_latents"].dtype
         mask = torch.zeros_like(latents[:, :1])
         mask[:, :, :num_visible] = 1
+        num_frames, height, width = latents.shape[2:]
+        img_ids = prepare_img_ids(num_frames, height, width, device)
+        if "pace" in conditioning.tensors:
+            img_ids[:, 0] *= conditioning["pace"]
         prediction = self.network(
             hidden_states=pack_latents(add_noise(latents, noise, timestep)).to(dtype),
-            img_ids=prepare_img_ids(*latents.shape[2:], device),
+            img_ids=img_ids,
             encoder_hidden_states=conditioning["prompt_embeds"],
             txt_ids=prepare_txt_ids(conditioning["prompt_embeds"].shape[1], device),
             timestep=timestep,

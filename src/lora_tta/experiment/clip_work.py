@@ -143,6 +143,7 @@ def adaptation_code(model: ModelParams, method: str) -> str:
     return code_version(
         "lora_tta.adaptation.trajectory",
         "lora_tta.adaptation.stopping",
+        "lora_tta.adaptation.augmentation",
         method_module(method),
         backbone_module(model.backbone),
         READING,

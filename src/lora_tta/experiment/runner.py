@@ -30,6 +30,7 @@ from lora_tta.experiment.clip_work import ClipWork, adaptation_code, generation_
 from lora_tta.experiment.lazy_model import LazyModel
 from lora_tta.experiment.samples import of_samples
 from lora_tta.experiment.searched import fixed_settings, kept_steps, searched_methods, searched_steps
+from lora_tta.experiment.variants import encode_views
 from lora_tta.files import file_sha256
 from lora_tta.generation.continuation import Continuation, generate_continuation
 from lora_tta.generation.yardsticks import reconstruct, repeat_last_frame
@@ -282,14 +283,15 @@ class ClipRunner:
     def _continue_trajectory(self, work: ClipWork, adaptation: AdaptationParams) -> "Iterator[Future[Path]]":
         """Adapt from the furthest snapshot; the new ones are saved beside the work, in the order of steps."""
         method = self._methods.put(adaptation.method)
-        given = self.model.backbone, method, self._conditioning(work.clip), adaptation
+        conditioning, seed = self._conditioning(work.clip), work.adaptation_seed
+        given = self.model.backbone, method, conditioning, adaptation
+        views = encode_views(self.model, self.cache, self.clips_folder, work, conditioning)
+        options: dict[str, Any] = {"save_at": self._snapshot_steps, "variants": views}
         if adaptation.stopping is None:
-            start = self._furthest_snapshot(work, method, adaptation.num_steps)
-            snapshots = adapt(*given, work.adaptation_seed, save_at=self._snapshot_steps, start=start)
+            options["start"] = self._furthest_snapshot(work, method, adaptation.num_steps)
+            snapshots = adapt(*given, seed, **options)
         else:
-            snapshots = adapt_until_best(
-                *given, adaptation.stopping, work.adaptation_seed, save_at=self._snapshot_steps
-            )
+            snapshots = adapt_until_best(*given, adaptation.stopping, seed, **options)
 
         def save(snapshot: Snapshot) -> Path:
             key = work.adapter_key(snapshot.num_steps)
