@@ -131,7 +131,7 @@ def test_held_out_frames_are_in_no_view(backbone, conditioning, params, variants
     found = []
     for added in (0.0, 1.0):
         views = []
-        # Six latent frames are shown, 0 to 5: all nine of the slow view, and three of the fast one, 0, 2 and 4.
+        # Latent frames 0 to 5 are shown: all nine of the slow view, and 0, 2 and 4 of the fast one.
         for view, first_hidden in zip(variants, (9, 3), strict=True):
             latents = view["reference_latents"].clone()
             latents[:, :, first_hidden:] += added

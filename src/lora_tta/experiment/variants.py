@@ -33,7 +33,7 @@ def encode_views(
         conditioning: of the frames themselves.
     """
     encoded = []
-    params = work.adaptation and work.adaptation.augmentation
+    params = work.adaptation.augmentation if work.adaptation else None
     for view in views(params) if params else ():
         key = {
             **work.environment,
