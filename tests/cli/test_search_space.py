@@ -1,10 +1,16 @@
 """What a user may search and optimise, and the settings at a point of the space."""
 
+import re
+import shlex
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
 from lora_tta.cli.main import main
 from lora_tta.config import AdaptationParams, load_params
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 def refusal(capsys, *assignments: str) -> str:
@@ -240,3 +246,13 @@ def test_at_a_point_an_unknown_name_is_an_error_with_the_nearest_one(adaptation)
 def test_at_a_point_an_invalid_value_is_an_error_that_names_its_setting(adaptation, point):
     with pytest.raises(ValidationError, match=next(iter(point))):
         adaptation.at(point)
+
+
+def test_the_space_that_the_documentation_recommends_is_one(workspace):
+    text = (REPOSITORY / "docs" / "adaptation.md").read_text()
+    (command,) = re.findall(r"^lora-tta (params search\.sampler=(?:.*\\\n)*.*(?:\n .*)*)", text, re.MULTILINE)
+    assert main(["params", "generation.num_inference_steps=25"]) == 0
+    assert main(shlex.split(command.replace("\\\n", " "))) == 0
+    search = load_params(workspace / "params.yaml").search
+    assert search.num_trials == 24
+    assert search.dimensions["last_blocks"].when == {"method": ["lora"]}
