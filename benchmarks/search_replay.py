@@ -144,7 +144,9 @@ def search(work: Work, params: Params, clips: list[str]) -> tuple:
 
 def replay(table: pd.DataFrame, costs: Costs, seeds: int) -> pd.DataFrame:
     """A row for each search."""
-    clips = list(table["clip"].unique())
+    # Those with scores of a screening come first.
+    cheap = set(table["clip"][table["num_inference_steps"] < costs.sampling_steps])
+    clips = sorted(table["clip"].unique(), key=lambda clip: clip not in cheap)
     scores = {
         (row.clip, (row.rank, row.learning_rate, row.num_steps), row.num_inference_steps): row.psnr
         for row in table.itertuples(index=False)
