@@ -5,6 +5,7 @@ import pytest
 from optuna.trial import TrialState
 from small_search import claim_point
 
+from lora_tta.config import LEARNING_SAMPLERS
 from lora_tta.records.space import misfit
 from lora_tta.search.samplers import (
     PRUNERS,
@@ -87,6 +88,10 @@ def test_the_random_start_is_that_of_the_installed_optuna(with_search):
     assert {name: learns_after(name) for name in RANDOM_START} == {
         name: default for name, (_, default) in RANDOM_START.items()
     }
+
+
+def test_the_settings_know_which_samplers_learn():
+    assert set(LEARNING_SAMPLERS) == RANDOM_START.keys()
 
 
 @pytest.mark.parametrize("name", RANDOM_START)
