@@ -10,6 +10,7 @@ import pytest
 import torch
 from filelock import FileLock, Timeout
 from prepared_clips import prepare_clips
+from safetensors.torch import load_file
 
 from lora_tta.adaptation.methods import lora
 from lora_tta.adaptation.trajectory import Snapshot, adapt
@@ -158,6 +159,8 @@ def test_views_of_a_clip_are_encoded_once(ready, clip):
         entry.name: entry.stat().st_mtime_ns for entry in (runner.cache.root / "conditioning").iterdir()
     }
     assert len(encoded) == 4
+    files = (runner.cache.root / "conditioning").glob("*/*.safetensors")
+    assert all(load_file(file).keys() == {"reference_latents", "pace"} for file in files)
     runner.run(clip, POINT | {"learning_rate": 2e-2})
     again = {entry.name: entry.stat().st_mtime_ns for entry in (runner.cache.root / "conditioning").iterdir()}
     assert again.keys() == encoded.keys()

@@ -46,8 +46,14 @@ def encode_views(
 
         def compute(folder: Path, view=view) -> None:
             frames = show(read_conditioning_frames(clips_folder, work.clip), view)
-            model.backbone.encode_view(conditioning, frames, view.pace).save(folder / CONDITIONING_NAME)
+            made = model.backbone.encode_view(conditioning, frames, view.pace).tensors
+            # The embeddings of the caption, which are larger than the latents, are the clip's own.
+            own = {
+                name: tensor for name, tensor in made.items() if tensor is not conditioning.tensors.get(name)
+            }
+            Conditioning(own).save(folder / CONDITIONING_NAME)
 
         found = Conditioning.load(cache.fetch("conditioning", key, compute) / CONDITIONING_NAME)
-        encoded.append(found.to(model.device, model.backbone.dtype))
+        found = found.to(model.device, model.backbone.dtype)
+        encoded.append(Conditioning({**conditioning.tensors, **found.tensors}))
     return encoded
