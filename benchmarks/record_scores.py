@@ -10,6 +10,7 @@ goes on. From the repository root, after `dvc pull data.dvc models/embedded.dvc`
 import argparse
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from search_saving import SPACE
@@ -23,7 +24,7 @@ from lora_tta.data.video import read_clip_frames, read_conditioning_frames
 from lora_tta.evaluation.frame_metrics import psnr
 from lora_tta.experiment.lazy_model import LazyModel
 from lora_tta.generation.continuation import generate_continuation
-from lora_tta.records.clips import CONDITIONING_FRAMES, Clip, read_manifest
+from lora_tta.records.clips import Clip, read_manifest
 
 COLUMNS = ["clip", "rank", "learning_rate", "num_steps", "num_inference_steps", "psnr"]
 BASELINE = (0, 0.0, 0)
@@ -43,7 +44,7 @@ class Recorder:
         """All rows of a clip: the baseline's, and for each rank and learning rate one trajectory's."""
         frames = read_conditioning_frames(self.folder, clip)
         conditioning = self.model.backbone.encode(frames, clip.caption)
-        target = _as_tensor(read_clip_frames(self.folder, clip))
+        target = _as_tensor(read_clip_frames(self.folder, clip), clip)
         generation_seed = derive_seed(self.params.generation.seed, clip.clip_id)
         rows = []
 
@@ -53,7 +54,7 @@ class Recorder:
                 made = generate_continuation(
                     self.generating.backbone, conditioning, generation, generation_seed
                 ).frames
-                value = psnr(_as_tensor(made), target).value
+                value = psnr(_as_tensor(made, clip), target).value
                 rows.append((clip.clip_id, *point, steps, value))
 
         self.methods.clear()
@@ -70,8 +71,8 @@ class Recorder:
         return rows
 
 
-def _as_tensor(frames) -> torch.Tensor:
-    return torch.from_numpy(frames[CONDITIONING_FRAMES:]).permute(0, 3, 1, 2).float()
+def _as_tensor(frames: np.ndarray, clip: Clip) -> torch.Tensor:
+    return torch.from_numpy(frames[clip.conditioning_frames :]).permute(0, 3, 1, 2).float()
 
 
 def main() -> None:

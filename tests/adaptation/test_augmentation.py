@@ -21,7 +21,7 @@ def known(moving_frames):
 
 
 def test_each_setting_is_a_view_or_several_or_none():
-    assert views(ALL) == [
+    assert views(ALL, 33) == [
         View(mirrored=True),
         View(degrees=10.0),
         View(degrees=-10.0),
@@ -29,7 +29,8 @@ def test_each_setting_is_a_view_or_several_or_none():
         View(pace=0.5),
         View(pace=2.0),
     ]
-    assert views(AugmentationParams(flips=False, rotation=0.0, crop=1.0, speeds=False)) == []
+    assert views(AugmentationParams(flips=False, rotation=0.0, crop=1.0, speeds=False), 33) == []
+    assert View(pace=2.0) not in views(ALL, 5)
 
 
 def test_a_view_of_nothing_are_the_frames(known):
@@ -44,6 +45,7 @@ def test_mirrored_twice_the_frames_are_themselves(known):
 
 def test_at_double_speed_every_other_frame_is_left_out_and_at_half_speed_there_are_means_between(known):
     np.testing.assert_array_equal(show(known, View(pace=2.0)), known[::2])
+    assert [len(show(known[:29], View(pace=pace))) for pace in (2.0, 0.5)] == [13, 29]
     slow = show(known, View(pace=0.5))
     assert len(slow) == 33
     np.testing.assert_array_equal(slow[::2], known[:17])

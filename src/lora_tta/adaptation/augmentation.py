@@ -27,20 +27,24 @@ class View:
     pace: float = 1.0
 
 
-def views(params: AugmentationParams) -> list[View]:
-    """The views that the settings ask for, beside the frames themselves."""
+def views(params: AugmentationParams, num_frames: int) -> list[View]:
+    """The views of so many frames that the settings ask for, beside the frames themselves.
+
+    At double speed less than 9 frames would be less than two latent ones, and are left out.
+    """
     return [
         *([View(mirrored=True)] if params.flips else []),
         *(View(degrees=degrees) for degrees in (params.rotation, -params.rotation) if degrees),
         *([View(share=params.crop)] if params.crop < 1 else []),
-        *(View(pace=pace) for pace in (0.5, 2.0) if params.speeds),
+        *(View(pace=pace) for pace in (0.5, 2.0) if params.speeds and (pace < 1 or num_frames >= 9)),
     ]
 
 
 def show(frames: np.ndarray, view: View) -> np.ndarray:
-    """The frames, uint8 (F, H, W, 3), in a view: of as many frames, or half as many with a pace of 2."""
+    """The frames, uint8 (4 k + 1, H, W, 3), in a view, which has 4 j + 1 of them too."""
     if view.pace == 2:
         frames = frames[::2]
+        frames = frames[: (len(frames) - 1) // 4 * 4 + 1]
     elif view.pace == 0.5:
         half = frames[: len(frames) // 2 + 1].astype(np.float32)
         slower = np.empty((2 * len(half) - 1, *half.shape[1:]), np.float32)

@@ -7,7 +7,6 @@ import numpy as np
 
 from lora_tta.config import GenerationParams
 from lora_tta.generation.choice import medoid
-from lora_tta.records.clips import CONDITIONING_FRAMES
 from lora_tta.records.outcome import ClipOutcome
 from lora_tta.records.results import chosen_sample, mean_over_samples
 
@@ -20,5 +19,6 @@ def of_samples(outcomes: Sequence[ClipOutcome], params: GenerationParams) -> Cli
     results = [outcome.result for outcome in outcomes]
     if params.sample_choice == "mean" or len(outcomes) == 1:
         return replace(outcomes[0], result=mean_over_samples(results))
-    index = medoid([np.load(outcome.frames_file)[CONDITIONING_FRAMES:] for outcome in outcomes])
+    known = outcomes[0].clip.conditioning_frames
+    index = medoid([np.load(outcome.frames_file)[known:] for outcome in outcomes])
     return replace(outcomes[index], result=chosen_sample(results, index))

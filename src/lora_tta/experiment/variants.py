@@ -34,7 +34,7 @@ def encode_views(
     """
     encoded = []
     params = work.adaptation.augmentation if work.adaptation else None
-    for view in views(params) if params else ():
+    for view in views(params, work.clip.conditioning_frames) if params else ():
         key = {
             **work.environment,
             "code": code_version(
