@@ -1,4 +1,4 @@
-"""Processes that end with their parent, and leave Ctrl-C to it."""
+"""Processes that end with their parent, leave Ctrl-C to it, and end at once when their work is done."""
 
 import os
 import signal
@@ -8,6 +8,8 @@ import time
 
 import psutil
 import pytest
+
+from lora_tta.ends import end_process
 
 PARENT = """
 import multiprocessing, os, signal, time
@@ -70,3 +72,48 @@ def test_ctrl_c_does_not_reach_it(processes):
     time.sleep(0.3)
     assert lives(child)
     assert parent.poll() is None
+
+
+ENDING = """
+import atexit, threading, time
+from lora_tta.ends import end_process
+from lora_tta.errors import UserError
+
+class Imported:
+    def __del__(self):
+        print("taken apart")
+
+imported = Imported()
+imported.itself = imported
+atexit.register(print, "exit handler")
+
+def work():
+    time.sleep(0.2)
+    print("thread")
+
+def main():
+    threading.Thread(target=work).start()
+    print("main", end=" ")
+    {end}
+
+end_process(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "said"),
+    [("pass", 0, ""), ("raise UserError('no room')", 2, "error: no room\n")],
+)
+def test_threads_end_and_handlers_run_but_nothing_is_taken_apart(end, status, said):
+    program = ENDING.format(end=end)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.split("\n") == ["main thread", "exit handler", ""]
+    assert (done.returncode, done.stderr) == (status, said)
+
+
+def test_other_errors_keep_their_traceback():
+    def fail() -> None:
+        raise KeyError("name")
+
+    with pytest.raises(KeyError, match="name"):
+        end_process(fail)

@@ -1,12 +1,17 @@
-"""Processes that end with their parent, and leave Ctrl-C to it."""
+"""How processes end: with their parent, at Ctrl-C, and at once when their work is done."""
 
+import atexit
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
+from typing import NoReturn
+
+from lora_tta.errors import report_user_errors
 
 
 @contextmanager
@@ -36,3 +41,17 @@ def follow_parent() -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=follow, daemon=True).start()
+
+
+def end_process(run: Callable[[], None]) -> NoReturn:
+    """Call ``run`` as :func:`report_user_errors` does, and end the process with its status.
+
+    The process ends as those of ``multiprocessing`` do: its threads end and all exit handlers run, but Python
+    does not take apart what was imported. With torch that takes 2 to 5 seconds (docs/log/demo.md).
+    """
+    status = report_user_errors(run)
+    threading._shutdown()  # pyrefly: ignore[missing-attribute]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

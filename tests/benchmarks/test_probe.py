@@ -36,6 +36,7 @@ for name in {names}:
     module, _, path = name.partition(":")
     assert operator.attrgetter(path)(importlib.import_module(module)).__wrapped__, name
 from lora_tta.cache.keys import code_version
+from lora_tta.ends import end_process
 from lora_tta.files import file_sha256
 from lora_tta.models.speed.first_use import FirstUses
 code_version()
@@ -44,6 +45,7 @@ with FirstUses().counted():
 thread = threading.Thread(target=file_sha256, args=(sys.executable,))
 thread.start()
 thread.join()
+end_process(lambda: None)  # as a stage ends
 """
     (process,) = watched(probe, tmp_path, code)
     kinds = {(kind, is_main) for kind, *_, is_main in process["slices"]}

@@ -14,6 +14,7 @@ from lora_tta.errors import UserError
 from lora_tta.experiment import processes
 from lora_tta.experiment.pool import RUNNER_MODULE
 from lora_tta.experiment.processes import (
+    END_MODULE,
     PROCESS_BYTES,
     call_in_process,
     count_gpus,
@@ -49,6 +50,7 @@ if os.fork() == 0:
     print(True, torch._C._cuda_isInBadFork(), flush=True)
     os._exit(0)
 os.wait()
+os._exit(0)  # without taking apart what was imported
 """
 
 
@@ -85,6 +87,29 @@ def test_forked_processes_have_their_imports_and_can_use_cuda(tmp_path):
 @pytest.mark.skipif(not hasattr(torch._C, "_cuda_getDeviceCount"), reason="this torch has no CUDA")
 def test_without_care_their_imports_would_break_cuda(tmp_path):
     assert run(FORKED_AFTER_A_FIRST_USE, tmp_path, RUNNER_MODULE) == ["True", "True"]
+
+
+ENDING = """
+import atexit, os, sys
+from importlib import import_module
+import_module(sys.argv[1])
+atexit.register(print, "exit handler", flush=True)
+
+class Imported:
+    def __del__(self):
+        print("taken apart")
+
+imported = Imported()
+if os.fork() == 0:
+    sys.exit(3)
+print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+"""
+
+
+def test_a_server_of_forks_ends_at_once_with_its_handlers_run_and_its_forks_as_they_end(tmp_path):
+    # The fork's handler, its end, its status, and the server's handler.
+    said = ["exit", "handler", "taken", "apart", "3", "exit", "handler"]
+    assert run(ENDING, tmp_path, END_MODULE) == said
 
 
 @pytest.fixture

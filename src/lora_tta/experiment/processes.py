@@ -22,6 +22,7 @@ from lora_tta.errors import UserError
 DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 # What a process with the embedded model takes, its share of the page cache included.
 PROCESS_BYTES = 2 * 10**9
+END_MODULE = "lora_tta.end_at_once"
 
 
 def forkserver(preload: str) -> ForkServerContext:
@@ -31,7 +32,7 @@ def forkserver(preload: str) -> ForkServerContext:
     The server imports while the caller goes on, until the first process is started.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([preload])
+    context.set_forkserver_preload([END_MODULE, preload])
     with without_ctrl_c():
         multiprocessing.forkserver.ensure_running()
     return context

@@ -1,12 +1,11 @@
 """Stage ``baseline``: continuations of every clip without adaptation, and the yardsticks beside them."""
 
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 from lora_tta.cache.lock_check import check_locks
 from lora_tta.config import Params
-from lora_tta.errors import report_user_errors
+from lora_tta.ends import end_process
 from lora_tta.experiment.pool import ClipTasks, clips_at_work
 from lora_tta.files import atomic
 from lora_tta.records.clips import read_manifest
@@ -96,4 +95,4 @@ def _settings(params: Params) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(report_user_errors(main))
+    end_process(main)

@@ -1,7 +1,6 @@
 """Stage ``encode``: latents of the known frames and text embeddings of every clip, once for every trial."""
 
 import json
-import sys
 
 from lora_tta.imports import without_garbage_collection
 
@@ -9,7 +8,7 @@ with without_garbage_collection():
     from tqdm import tqdm
 
     from lora_tta.cache.store import ContentCache
-    from lora_tta.errors import report_user_errors
+    from lora_tta.ends import end_process
     from lora_tta.evaluation.perceptual import decide_mode
     from lora_tta.evaluation.video_features import decide_fvd
     from lora_tta.experiment.encoding import encode_clip
@@ -47,4 +46,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(report_user_errors(main))
+    end_process(main)

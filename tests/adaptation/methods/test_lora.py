@@ -174,7 +174,7 @@ def test_a_start_that_does_not_go_with_the_rest_is_refused(lora, settings, messa
 
 
 SAVE = """
-import sys
+import os, sys
 from pathlib import Path
 import torch
 from lora_tta.adaptation.methods import MethodSlot
@@ -185,6 +185,7 @@ params = Params.model_validate_json(sys.argv[1])
 method = MethodSlot(load_backbone(params.model, torch.device("cpu"))).put(params.adaptation.method)
 method.attach(seed=0)
 method.save(Path(sys.argv[2]), method.state())
+os._exit(0)  # without taking apart what was imported
 """
 
 
