@@ -32,6 +32,8 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"trials, gains and intervals: {view_link(store, address)}", flush=True)
     if not has_server:
         command = ["mlflow", "ui", "--backend-store-uri", store.uri, "--port", str(arguments.port)]
+        # One process serves the one user; MLflow's four would each import all of it.
+        command += ["--workers", "1"]
         # Its runner of jobs is for features that are not used here, and half of its start.
         os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
         # In place of this process, so that what ends it ends the server.
