@@ -4,25 +4,34 @@ import multiprocessing
 import multiprocessing.forkserver
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
+import pytest
+
+from lora_tta.config import Params, load_params
 from lora_tta.imports import without_garbage_collection
 
-with without_garbage_collection():
-    import numpy as np
-    import pytest
-    import torch
-    from tiny_model import tiny_pipeline
-
+# The process that hands the tests to others reads this file too, before they begin: it needs no torch.
+if TYPE_CHECKING:
     from lora_tta.backbones.base import Conditioning
     from lora_tta.backbones.opensora import OpenSoraBackbone
-    from lora_tta.config import Params, load_params
-    from lora_tta.models.loading import load_pipeline
+    from lora_tta.models.pipeline import OpenSoraContinuationPipeline
 
-# The tests run in two processes; threads of both on two cores would wait for each other.
-torch.set_num_threads(1)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Python would take seconds to take apart what the tests have imported.
+    import lora_tta.end_at_once  # noqa: F401
 
 REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What the tests import stays."""
+    with without_garbage_collection():
+        return (yield)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -30,6 +39,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     The mark ``slow`` may have an argument: about how many seconds the test takes.
     """
+    import torch
+
+    # The tests run in several processes; their threads on two cores would wait for each other.
+    torch.set_num_threads(1)
     for item in items:
         mark = item.get_closest_marker("gpu")
         interpreted = mark and mark.kwargs.get("or_interpreter") and os.environ.get("TRITON_INTERPRET") == "1"
@@ -45,6 +58,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline folder with random weights of a few thousand parameters."""
+    from tiny_model import tiny_pipeline
+
     folder = tmp_path_factory.mktemp("models") / "tiny"
     tiny_pipeline().save_pretrained(folder)
     return folder
@@ -55,7 +70,9 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's tables in SQLite. Making them takes seconds, so tests that need a store copy the file."""
     from lora_tta.tracking.store import create_database
 
-    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    folder = tmp_path_factory.getbasetemp()
+    # The processes of one run of the tests share the folder above their own.
+    path = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "mlflow" / "empty.db"
     create_database(path, path.parent.as_uri())
     return path
 
@@ -69,10 +86,11 @@ def forkserver_with_model() -> None:
     works within a moment, and kills meet its work, not its imports.
     """
     from lora_tta.evaluation import frame_metrics
+    from lora_tta.experiment.processes import END_MODULE
     from lora_tta.search.launch import WORKER_MODULE
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([WORKER_MODULE, frame_metrics.__name__])
+    context.set_forkserver_preload([END_MODULE, WORKER_MODULE, frame_metrics.__name__])
     multiprocessing.forkserver.ensure_running()
 
 
@@ -109,17 +127,27 @@ def moving_frames() -> np.ndarray:
 
 
 @pytest.fixture
-def pipeline(tiny_model):
+def pipeline(tiny_model) -> "OpenSoraContinuationPipeline":
+    import torch
+
+    from lora_tta.models.loading import load_pipeline
+
     return load_pipeline(tiny_model, "cpu", torch.float32)
 
 
 @pytest.fixture
-def backbone(pipeline) -> OpenSoraBackbone:
+def backbone(pipeline) -> "OpenSoraBackbone":
+    from lora_tta.backbones.opensora import OpenSoraBackbone
+
     return OpenSoraBackbone(pipeline)
 
 
 @pytest.fixture
-def conditioning() -> Conditioning:
+def conditioning() -> "Conditioning":
+    import torch
+
+    from lora_tta.backbones.base import Conditioning
+
     generator = torch.Generator().manual_seed(1)
 
     def normal(*shape):

@@ -42,8 +42,9 @@ def commands(walk: str) -> list[str]:
 
 
 @pytest.mark.slow(80)
-def test_a_toy_method_a_toy_metric_and_a_toy_model_run_through_the_pipeline(tmp_path):
+def test_a_toy_method_a_toy_metric_and_a_toy_model_run_through_the_pipeline(tmp_path, empty_database):
     workspace = Workspace(tmp_path)
+    workspace.keep_runs_in(empty_database)
     walks = [section(title) for title in ("A method", "A metric", "A model")]
     touched = [apply(walk, tmp_path) for walk in walks]
     assert [len(paths) for paths in touched] == [2, 2, 2]  # one file and one entry each

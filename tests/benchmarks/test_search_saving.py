@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,12 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.mark.slow(50)
-def test_the_saving_is_counted_and_the_results_are_the_plain_grids(tmp_path, tiny_model, moving_frames):
+def test_the_saving_is_counted_and_the_results_are_the_plain_grids(
+    tmp_path, tiny_model, moving_frames, empty_database
+):
+    for study in ("search", "pruned"):
+        (tmp_path / "tiny-1-clips" / study).mkdir(parents=True)
+        shutil.copy(empty_database, tmp_path / "tiny-1-clips" / study / "mlflow.db")
     write_raw_clip(tmp_path / "raw" / "Sliding" / "v_Sliding_g01_c01.avi", moving_frames)
     options = ["--tiny", "--clips=1", f"--work={tmp_path}", f"--model={tiny_model}", f"--data={tmp_path}/raw"]
     command = [sys.executable, "benchmarks/search_saving.py", *options]

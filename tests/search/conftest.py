@@ -1,6 +1,12 @@
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import optuna
 import pytest
+from prepared_clips import prepare_clips
 from small_search import Search
 
 from lora_tta.config import Params
@@ -24,9 +30,19 @@ def with_search(params):
     return change
 
 
+@pytest.fixture(scope="session")
+def clips_once() -> dict[int, Path]:
+    """Folders of prepared clips by their number, once a test has asked for them."""
+    return {}
+
+
 @pytest.fixture
-def search_in(with_search, tmp_path, moving_frames, empty_database):
-    def build(name: str, num_clips: int = 2, workers: dict | None = None, **changes) -> Search:
+def search_at(
+    with_search, moving_frames, empty_database, clips_once, tmp_path_factory
+) -> Callable[..., Search]:
+    """Searches that have not begun, in folders that do not exist."""
+
+    def build(folder: Path, num_clips: int = 2, workers: dict | None = None, **changes: Any) -> Search:
         params = with_search(
             **{
                 "sampler": "grid",
@@ -37,7 +53,40 @@ def search_in(with_search, tmp_path, moving_frames, empty_database):
         values = params.model_dump()
         values["workers"] |= {"heartbeat_seconds": 0.3, **(workers or {})}
         values["model"]["num_threads"] = 1
-        videos = [np.roll(moving_frames, 7 * number, axis=1) for number in range(num_clips)]
-        return Search(Params.model_validate(values), tmp_path / name, videos, empty_database)
+        params = Params.model_validate(values)
+        if num_clips not in clips_once:
+            videos = [np.roll(moving_frames, 7 * number, axis=1) for number in range(num_clips)]
+            clips_once[num_clips] = tmp_path_factory.mktemp("prepared")
+            prepare_clips(params, clips_once[num_clips], videos)
+        shutil.copytree(clips_once[num_clips], folder, ignore=shutil.ignore_patterns("cache"))
+        shutil.copy(empty_database, folder / "mlflow.db")
+        return Search(params, folder)
+
+    return build
+
+
+@pytest.fixture
+def search_in(search_at, tmp_path) -> Callable[..., Search]:
+    """The same, by a name."""
+    return lambda name, **settings: search_at(tmp_path / name, **settings)
+
+
+@pytest.fixture(scope="session")
+def finished_once() -> dict[str, Search]:
+    """Finished searches by their settings, once a test has asked for them."""
+    return {}
+
+
+@pytest.fixture
+def undisturbed(search_at, finished_once, tmp_path_factory) -> Callable[..., Search]:
+    """Searches that one worker in this process has finished, each once for all tests, which only read it."""
+
+    def build(**settings: Any) -> Search:
+        name = repr(sorted(settings.items()))
+        if name not in finished_once:
+            search = search_at(tmp_path_factory.mktemp("undisturbed") / "study", **settings)
+            search.worker().work()
+            finished_once[name] = search
+        return finished_once[name]
 
     return build

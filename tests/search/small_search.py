@@ -1,20 +1,18 @@
 """A search with a tiny model that tests can run, disturb and look into."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import mlflow
-import numpy as np
 import optuna
 from mlflow.entities import Run
 from optuna.trial import TrialState
-from prepared_clips import prepare_clips
 
 from lora_tta.config import Params, SearchParams
 from lora_tta.experiment.runner import ClipRunner
+from lora_tta.records.clips import read_manifest
 from lora_tta.records.search_folders import SearchFolders
 from lora_tta.search.samplers import build_sampler, suggest_point
 from lora_tta.search.study import CLIPS_ATTRIBUTE, FAILURE_ATTRIBUTE, MEANS_ATTRIBUTE, open_study
@@ -22,14 +20,19 @@ from lora_tta.search.worker import Worker
 
 
 class Search:
-    """A study on a few clips, in a folder of its own."""
+    """A study on a few clips, in a folder of its own.
 
-    def __init__(self, params: Params, folder: Path, videos: list[np.ndarray], database: Path):
+    Args:
+        params: of the pipeline.
+        folder: with ``raw``, ``clips``, ``encoded`` and MLflow's ``mlflow.db``.
+    """
+
+    def __init__(self, params: Params, folder: Path):
         values = params.model_dump()
         values["tracking"] |= {"uri": f"sqlite:///{folder}/mlflow.db", "artifact_root": folder / "artifacts"}
-        self.params, clips = prepare_clips(Params.model_validate(values), folder, videos)
-        self.clips = [replace(clip, split="search") for clip in clips]
-        shutil.copy(database, folder / "mlflow.db")
+        values["data"]["root"], values["cache"]["path"] = folder / "raw", folder / "cache"
+        self.params = Params.model_validate(values)
+        self.clips = [replace(clip, split="search") for clip in read_manifest(folder / "clips")]
         self.folders = SearchFolders(folder / "clips", folder / "encoded", folder / "study")
 
     def change(self, section: str, **values: Any) -> None:

@@ -114,27 +114,25 @@ def test_work_that_keeps_raising_is_tried_three_times(search_in, monkeypatch):
 
 @pytest.mark.slow(10)
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_trial_outlives_a_fault_that_passes(search_in, monkeypatch, times):
-    undisturbed = search_in("undisturbed", space=LEARNING_RATES)
-    undisturbed.worker().work()
+def test_a_trial_outlives_a_fault_that_passes(undisturbed, search_in, monkeypatch, times):
+    alone = undisturbed(space=LEARNING_RATES)
     search = search_in("study", space=LEARNING_RATES)
     Fault(1e-3, times).put_into(monkeypatch)
     search.worker().work()
-    assert search.outcome() == undisturbed.outcome()
-    assert search.tracked() == undisturbed.tracked()
+    assert search.outcome() == alone.outcome()
+    assert search.tracked() == alone.tracked()
     (run,) = search.runs()["0"]
     assert "lora_tta.failure" not in run.data.tags
     exports = [
         export_study(one.study(), finished_trials(one.study(), 2), one.folders.study).read_bytes()
-        for one in (search, undisturbed)
+        for one in (search, alone)
     ]
     assert exports[0] == exports[1]
 
 
 @pytest.mark.slow(8)
-def test_a_trial_outlives_a_fault_in_what_a_thread_does_beside_the_model(search_in, monkeypatch):
-    undisturbed = search_in("undisturbed", space=LEARNING_RATES)
-    undisturbed.worker().work()
+def test_a_trial_outlives_a_fault_in_what_a_thread_does_beside_the_model(undisturbed, search_in, monkeypatch):
+    alone = undisturbed(space=LEARNING_RATES)
     search = search_in("study", space=LEARNING_RATES)
     worker, drawn, draw = search.worker(), [], worker_module.strip
 
@@ -148,8 +146,8 @@ def test_a_trial_outlives_a_fault_in_what_a_thread_does_beside_the_model(search_
     worker.runner.beside = Beside(threaded=True, num_threads=1)
     worker.work()
     assert search.study().trials[0].user_attrs["tries"] == 1
-    assert search.outcome() == undisturbed.outcome()
-    assert search.tracked() == undisturbed.tracked()
+    assert search.outcome() == alone.outcome()
+    assert search.tracked() == alone.tracked()
 
 
 def test_an_idle_worker_leaves_a_failure_to_the_trials_own(search_in, monkeypatch):

@@ -29,9 +29,8 @@ SMALL_JOBS = {
 
 @pytest.mark.slow(40)
 @pytest.mark.usefixtures("forkserver_with_model")
-def test_workers_share_a_study_in_postgresql(search_in, tmp_path):
-    alone = search_in("alone")
-    alone.worker().work()
+def test_workers_share_a_study_in_postgresql(undisturbed, search_in, tmp_path):
+    alone = undisturbed()
     with postgresql_server(tmp_path / "postgresql") as url:
         search = search_in("together", storage=url)
         run_local_workers(search.params, search.folders, search.clips, processes=2)
@@ -41,9 +40,8 @@ def test_workers_share_a_study_in_postgresql(search_in, tmp_path):
 
 
 @pytest.mark.slow(60)
-def test_slurm_jobs_on_two_nodes_finish_the_study_also_after_a_preemption(search_in, tmp_path):
-    alone = search_in("alone", num_clips=3)
-    alone.worker().work()
+def test_slurm_jobs_on_two_nodes_finish_the_study_also_after_a_preemption(undisturbed, search_in, tmp_path):
+    alone = undisturbed(num_clips=3)
     with slurm_cluster(tmp_path / "slurm", num_nodes=2):
         search = search_in("cluster", num_clips=3, workers=SMALL_JOBS)
         arguments = (search.params, search.folders, search.clips, 2, tmp_path / "logs")

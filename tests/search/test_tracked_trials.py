@@ -19,11 +19,11 @@ COSTS = ("seconds", "peak_memory")
 
 
 @pytest.fixture
-def finished(search_in) -> Search:
-    """A study of one complete and one failed trial."""
-    search = search_in("study", num_clips=2, space=SPACE)
-    search.worker().work()
-    return search
+def finished(undisturbed, tmp_path) -> Search:
+    """A study of one complete and one failed trial, and all that belongs to it: a copy for this test."""
+    search = undisturbed(num_clips=2, space=SPACE)
+    shutil.copytree(search.folders.clips.parent, tmp_path / "study")
+    return Search(search.params, tmp_path / "study")
 
 
 def log_again(search: Search) -> int:

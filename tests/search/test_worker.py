@@ -18,9 +18,8 @@ from lora_tta.search.study import point_of
 from lora_tta.search.worker import WORKER_ATTRIBUTE
 
 
-def test_a_worker_finishes_the_study_and_logs_every_trial_once(search_in):
-    search = search_in("study")
-    search.worker().work()
+def test_a_worker_finishes_the_study_and_logs_every_trial_once(undisturbed):
+    search = undisturbed()
     outcome = search.outcome()
     assert [state for state, _, _ in outcome.values()] == [TrialState.COMPLETE] * 4
     tracked = search.tracked()
@@ -29,18 +28,16 @@ def test_a_worker_finishes_the_study_and_logs_every_trial_once(search_in):
         assert tracked[str(number)] == [("FINISHED", pytest.approx(values[0]))]
 
 
-def test_another_worker_finds_nothing_to_do(search_in):
-    search = search_in("study")
-    search.worker().work()
+def test_another_worker_finds_nothing_to_do(undisturbed):
+    search = undisturbed()
     before = search.outcome(), search.entries("result")
     search.worker().work()
     assert (search.outcome(), search.entries("result")) == before
 
 
 @pytest.mark.usefixtures("forkserver_with_model")
-def test_two_processes_give_what_one_gives(search_in, tmp_path):
-    alone, together = search_in("alone"), search_in("together")
-    alone.worker().work()
+def test_two_processes_give_what_one_gives(undisturbed, search_in, tmp_path):
+    alone, together = undisturbed(), search_in("together")
     # Made by both at once, as at a user's first search.
     (tmp_path / "together" / "mlflow.db").unlink()
     run_local_workers(together.params, together.folders, together.clips, processes=2)
@@ -59,11 +56,10 @@ def test_an_idle_worker_takes_clips_of_a_running_trial_from_its_end(search_in):
     assert [helper.runner.is_done(clip, point) for clip in search.clips] == [False, True, True]
 
 
-def test_a_clip_in_a_helpers_hands_comes_last_and_changes_no_value(search_in, monkeypatch):
+def test_a_clip_in_a_helpers_hands_comes_last_and_changes_no_value(undisturbed, search_in, monkeypatch):
     point = {"rank": 2, "learning_rate": 1e-3, "num_steps": 1}
-    space = {name: [value] for name, value in point.items()}
-    undisturbed, search = (search_in(name, num_clips=3, space=space) for name in ("alone", "helped"))
-    undisturbed.worker().work()
+    settings = {"num_clips": 3, "space": {name: [value] for name, value in point.items()}}
+    alone, search = undisturbed(**settings), search_in("helped", **settings)
     owner, helper = search.worker(), search.worker()
     tried, try_begin = [], owner.runner.try_begin
 
@@ -84,8 +80,8 @@ def test_a_clip_in_a_helpers_hands_comes_last_and_changes_no_value(search_in, mo
     with first:
         owner.work()
     assert tried == [1, 2, 0]
-    assert search.outcome() == undisturbed.outcome()
-    assert search.study().trials[0].intermediate_values == undisturbed.study().trials[0].intermediate_values
+    assert search.outcome() == alone.outcome()
+    assert search.study().trials[0].intermediate_values == alone.study().trials[0].intermediate_values
 
 
 def test_a_worker_that_waits_for_a_helper_begins_one_clip_of_another_trial_and_none_of_its_own(

@@ -23,7 +23,7 @@ MODEL = Path("models/tiny")
 class Repository:
     """The stage ``search`` of ``dvc.yaml`` with its inputs, all in Git."""
 
-    def __init__(self, folder: Path, params: Params, videos: list[np.ndarray]):
+    def __init__(self, folder: Path, params: Params, videos: list[np.ndarray], database: Path):
         self.folder = folder
         values = params.model_dump(mode="json")
         shutil.copytree(params.model.path, folder / MODEL)
@@ -51,6 +51,7 @@ class Repository:
         ):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / name, folder / name)
+        shutil.copy(database, folder / "mlruns" / "mlflow.db")
         self.run("git", "init", "--quiet")
         self.run("dvc", "init", "--quiet")
         self.commit()
@@ -79,9 +80,9 @@ class Repository:
 
 @pytest.mark.slow(60)
 def test_experiments_change_the_space_and_continue_the_study_in_the_workspace_and_queued(
-    tmp_path, params, moving_frames
+    tmp_path, params, moving_frames, empty_database
 ):
-    repository = Repository(tmp_path, params, [moving_frames])
+    repository = Repository(tmp_path, params, [moving_frames], empty_database)
     repository.run("dvc", "exp", "run", "-S", "search.space.rank=[4]", "-S", "search.n_trials=1")
     first = repository.trials
     assert list(first["rank"]) == [4]

@@ -323,6 +323,7 @@ def test_a_process_killed_while_it_makes_the_database_leaves_nothing_in_the_way(
     # Past the first tables, before the last.
     while not any(partial.stat().st_size > 20_000 for partial in database.parent.glob(".*.partial.db")):
         assert victim.poll() is None
+        time.sleep(0.005)
     victim.kill()
     victim.wait()
     assert not database.exists()

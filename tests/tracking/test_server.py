@@ -3,6 +3,8 @@
 import shutil
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,32 @@ from lora_tta.tracking.mlflow_runs import open_experiment
 from lora_tta.tracking.runs import tracked_run
 
 
-def tracked_at(params: Params, uri: str) -> TrackingParams:
+class Server:
+    """An MLflow server that can be stopped and started again; it takes seconds to start."""
+
+    def __init__(self, folder: Path, database: Path):
+        self.folder, self.port, self._running = folder, free_port(), ExitStack()
+        shutil.copy(database, folder / "server.db")
+
+    def start(self) -> None:
+        self.address = self._running.enter_context(mlflow_server(self.folder, self.port))
+
+    def stop(self) -> None:
+        self._running.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, empty_database) -> Iterator[Server]:
+    """A server that runs, for the tests of this file."""
+    server = Server(tmp_path_factory.mktemp("server"), empty_database)
+    server.start()
+    yield server
+    server.stop()
+
+
+def tracked_at(params: Params, uri: str, **others: str) -> TrackingParams:
     values = params.model_dump()
-    values["tracking"]["uri"] = uri
+    values["tracking"] |= {"uri": uri, **others}
     return Params.model_validate(values).tracking
 
 
@@ -30,26 +55,25 @@ def artifacts(store, run_id: str) -> set[str]:
 
 
 @pytest.mark.slow(10)
-def test_a_server_decides_where_artifacts_go(params, tmp_path):
-    with mlflow_server(tmp_path / "server", free_port()) as address:
-        store = open_experiment(tracked_at(params, address), params.cache.path)
-        with tracked_run(store, "run", "final", "final/1") as run:
-            run.send(write("a"))
-        assert artifacts(store, run.run_id) == {"a.npy"}
-    assert list((tmp_path / "server/artifacts").rglob("a.npy"))
+def test_a_server_decides_where_artifacts_go(server, params):
+    store = open_experiment(tracked_at(params, server.address, experiment="artifacts"), params.cache.path)
+    with tracked_run(store, "run", "final", "final/1") as run:
+        run.send(write("a"))
+    assert artifacts(store, run.run_id) == {"a.npy"}
+    assert list((server.folder / "artifacts").rglob("a.npy"))
     assert not Path(params.tracking.artifact_root).exists()
 
 
 @pytest.mark.slow(25)
-def test_a_server_that_goes_away_and_comes_back_loses_nothing(params, tmp_path, caplog):
-    folder, port = tmp_path / "server", free_port()
-    with mlflow_server(folder, port) as address:
-        store = open_experiment(tracked_at(params, address), params.cache.path)
-        with tracked_run(store, "before", "trial", "study/0", "study") as before:
-            before.send(write("a"))
-        opened = tracked_run(store, "during", "trial", "study/1", "study")
-        during = opened.__enter__()
-        during.send(write("a"), metrics=[("psnr", 20.0, 0, 0)])
+def test_a_server_that_goes_away_and_comes_back_loses_nothing(server, params, caplog):
+    tracking = tracked_at(params, server.address, experiment="away")
+    store = open_experiment(tracking, params.cache.path)
+    with tracked_run(store, "before", "trial", "study/0", "study") as before:
+        before.send(write("a"))
+    opened = tracked_run(store, "during", "trial", "study/1", "study")
+    during = opened.__enter__()
+    during.send(write("a"), metrics=[("psnr", 20.0, 0, 0)])
+    server.stop()
     during.send(write("b"), params={"rank": "4"}, tags={"kept": "yes"})
     during.send(write("c"), metrics=[("ssim", 0.5, 0, 0)])
     opened.__exit__(None, None, None)
@@ -59,22 +83,22 @@ def test_a_server_that_goes_away_and_comes_back_loses_nothing(params, tmp_path, 
     assert sum("is kept and sent later" in line for line in caplog.messages) == 2
     assert all("\n" not in line for line in caplog.messages)
 
-    with mlflow_server(folder, port):
-        store = open_experiment(tracked_at(params, address), params.cache.path)
-        runs = {run.data.tags["lora_tta.key"]: run for run in store.client.search_runs([store.experiment_id])}
-        assert {key: run.info.run_name for key, run in runs.items()} == {
-            "study": "study",
-            "study/0": "before",
-            "study/1": "during",
-            "study/2": "after",
-        }
-        assert {run.info.status for key, run in runs.items() if key != "study"} == {"FINISHED"}
-        run = runs["study/1"]
-        assert run.data.metrics == {"psnr": 20.0, "ssim": 0.5}
-        assert (run.data.params, run.data.tags["kept"]) == ({"rank": "4"}, "yes")
-        assert artifacts(store, run.info.run_id) == {"a.npy", "b.npy", "c.npy"}
-        assert artifacts(store, runs["study/2"].info.run_id) == {"a.npy"}
-        assert runs["study/2"].data.tags["mlflow.parentRunId"] == runs["study"].info.run_id
+    server.start()
+    store = open_experiment(tracking, params.cache.path)
+    runs = {run.data.tags["lora_tta.key"]: run for run in store.client.search_runs([store.experiment_id])}
+    assert {key: run.info.run_name for key, run in runs.items()} == {
+        "study": "study",
+        "study/0": "before",
+        "study/1": "during",
+        "study/2": "after",
+    }
+    assert {run.info.status for key, run in runs.items() if key != "study"} == {"FINISHED"}
+    run = runs["study/1"]
+    assert run.data.metrics == {"psnr": 20.0, "ssim": 0.5}
+    assert (run.data.params, run.data.tags["kept"]) == ({"rank": "4"}, "yes")
+    assert artifacts(store, run.info.run_id) == {"a.npy", "b.npy", "c.npy"}
+    assert artifacts(store, runs["study/2"].info.run_id) == {"a.npy"}
+    assert runs["study/2"].data.tags["mlflow.parentRunId"] == runs["study"].info.run_id
     assert not list(store.unsent.iterdir())
 
 
