@@ -67,7 +67,7 @@ def test_the_printed_link_shows_what_was_searched_and_what_came_of_it(tracked, t
 
 
 def wait_until_it_answers(link: str) -> None:
-    for _ in range(600):
+    for _ in range(1200):
         try:
             with urlopen(link.partition("#")[0]):
                 return

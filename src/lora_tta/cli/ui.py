@@ -32,9 +32,9 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"trials, gains and intervals: {view_link(store, address)}", flush=True)
     if not has_server:
         command = ["mlflow", "ui", "--backend-store-uri", store.uri, "--port", str(arguments.port)]
-        # One process serves the one user; MLflow's four would each import all of it.
-        command += ["--workers", "1"]
         # Its runner of jobs is for features that are not used here, and half of its start.
         os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+        # One process serves the one user; MLflow's four would each import all of it.
+        os.environ.setdefault("MLFLOW_WORKERS", "1")
         # In place of this process, so that what ends it ends the server.
         os.execv(sys.executable, [sys.executable, "-m", *command])  # noqa: S606
