@@ -6,12 +6,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from typing import NoReturn
-
-from lora_tta.errors import report_user_errors
 
 
 @contextmanager
@@ -43,13 +41,12 @@ def follow_parent() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def end_process(run: Callable[[], None]) -> NoReturn:
-    """Call ``run`` as :func:`report_user_errors` does, and end the process with its status.
+def end_process(status: int) -> NoReturn:
+    """End this process with a status.
 
-    The process ends as those of ``multiprocessing`` do: its threads end and all exit handlers run, but Python
-    does not take apart what was imported. With torch that takes 2 to 5 seconds (docs/log/demo.md).
+    It ends as those of ``multiprocessing`` do: its threads end and all exit handlers run, but Python does not
+    take apart what was imported. With torch that takes 2 to 5 seconds (docs/log/demo.md).
     """
-    status = report_user_errors(run)
     threading._shutdown()  # pyrefly: ignore[missing-attribute]
     atexit._run_exitfuncs()
     sys.stdout.flush()

@@ -45,7 +45,7 @@ with FirstUses().counted():
 thread = threading.Thread(target=file_sha256, args=(sys.executable,))
 thread.start()
 thread.join()
-end_process(lambda: None)  # as a stage ends
+end_process(0)  # as a stage ends
 """
     (process,) = watched(probe, tmp_path, code)
     kinds = {(kind, is_main) for kind, *_, is_main in process["slices"]}

@@ -5,6 +5,7 @@ import time
 
 from lora_tta.cache.lock_check import check_locks
 from lora_tta.ends import end_process
+from lora_tta.errors import report_user_errors
 from lora_tta.experiment.pool import ClipTasks, clips_at_work
 from lora_tta.files import atomic
 from lora_tta.records.clips import read_manifest
@@ -60,4 +61,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    end_process(main)
+    end_process(report_user_errors(main))

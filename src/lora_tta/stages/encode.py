@@ -9,6 +9,7 @@ with without_garbage_collection():
 
     from lora_tta.cache.store import ContentCache
     from lora_tta.ends import end_process
+    from lora_tta.errors import report_user_errors
     from lora_tta.evaluation.perceptual import decide_mode
     from lora_tta.evaluation.video_features import decide_fvd
     from lora_tta.experiment.encoding import encode_clip
@@ -46,4 +47,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    end_process(main)
+    end_process(report_user_errors(main))

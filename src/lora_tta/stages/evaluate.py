@@ -12,7 +12,7 @@ from plotly.io import to_html
 from lora_tta.backbones import model_notice
 from lora_tta.config import Params, load_params
 from lora_tta.ends import end_process
-from lora_tta.errors import UserError
+from lora_tta.errors import UserError, report_user_errors
 from lora_tta.evaluation.comparison import compare, frechet_video_distances
 from lora_tta.experiment.failures import read_failures
 from lora_tta.files import write_text
@@ -163,4 +163,4 @@ def settings_of_results(params: Params) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    end_process(main)
+    end_process(report_user_errors(main))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from lora_tta.cache.lock_check import check_locks
 from lora_tta.config import Params
 from lora_tta.ends import end_process
-from lora_tta.errors import UserError
+from lora_tta.errors import UserError, report_user_errors
 from lora_tta.experiment.processes import call_in_process, num_processes
 from lora_tta.records.clips import MANIFEST_NAME, Clip, read_manifest
 from lora_tta.records.metric_table import COSTS
@@ -122,4 +122,4 @@ def _conclude(params: Params, clips: Sequence[Clip]) -> None:
 
 
 if __name__ == "__main__":
-    end_process(main)
+    end_process(report_user_errors(main))
