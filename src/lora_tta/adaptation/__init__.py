@@ -1,0 +1,1 @@
+"""Objective, trajectory and methods of adaptation at test time."""

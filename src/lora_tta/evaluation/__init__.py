@@ -1,0 +1,1 @@
+"""Measures of frames, clips and arms, and their statistics."""

@@ -1,0 +1,1 @@
+"""One clip through adaptation, generation and measurement."""

@@ -1,0 +1,1 @@
+"""Continuations of clips, and the yardsticks beside them."""

@@ -1,0 +1,1 @@
+"""What passes between processes; free of torch."""

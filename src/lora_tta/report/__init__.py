@@ -1,0 +1,1 @@
+"""The page, charts, filmstrips and plots that show results."""

@@ -1,0 +1,1 @@
+"""The study: samplers, workers, and what they found."""

@@ -1,0 +1,1 @@
+"""Kernels, graphs and streaming of weights."""
