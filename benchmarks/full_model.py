@@ -154,7 +154,9 @@ class Workload:
     @torch.no_grad()
     def _sampling_inputs(self, branches: int) -> dict[str, Tensor]:
         """As in a generation, which computes the modulation of all its steps beforehand."""
-        latents = torch.randn(branches, 16, *self.latent_shape, device=self.device)
+        latents = torch.randn(
+            branches, self.transformer.config.in_channels // 4, *self.latent_shape, device=self.device
+        )
         inputs = transformer_inputs(self.transformer, latents, self.arguments.text_length)
         modulation = self.transformer.modulation(inputs.pop("timestep"), inputs.pop("pooled_projections"))
         return inputs | {"modulation": modulation}
@@ -214,7 +216,7 @@ def measure_vae(workload: Workload, measurements: Measurements) -> None:
     """Encoding and decoding of all frames."""
     vae, arguments, device = workload.vae, workload.arguments, workload.device
     video = torch.rand(1, 3, arguments.frames, arguments.height, arguments.width, device=device) * 2 - 1
-    latents = torch.randn(1, 16, *workload.latent_shape, device=device)
+    latents = torch.randn(1, vae.config.latent_channels, *workload.latent_shape, device=device)
     measurements.measure(f"VAE encoding of {arguments.frames} frames", lambda: encode_video(vae, video))
     measurements.measure(f"VAE decoding of {arguments.frames} frames", lambda: decode_latents(vae, latents))
 

@@ -71,13 +71,15 @@ def measure_vae(workload: Workload, size: str, table: Table) -> None:
     """Encoding of the conditioning frames and decoding of all frames, in one piece and in tiles."""
     vae, arguments, device = workload.vae, workload.arguments, workload.device
     video = torch.rand(1, 3, 33, arguments.height, arguments.width, device=device) * 2 - 1
-    latents = torch.randn(1, 16, *workload.latent_shape, device=device)
+    latents = torch.randn(1, vae.config.latent_channels, *workload.latent_shape, device=device)
     untiled = vae_module.MAX_UNTILED_PIXELS
-    for name, limit in (("in one piece", 10**9), ("tiling", 0)):
-        vae_module.MAX_UNTILED_PIXELS = limit
-        table.measure(size, "VAE, 33 frames to latents", name, lambda: encode_video(vae, video))
-        table.measure(size, "VAE, latents to 65 frames", name, lambda: decode_latents(vae, latents))
-    vae_module.MAX_UNTILED_PIXELS = untiled
+    try:
+        for name, limit in (("in one piece", 10**9), ("tiling", 0)):
+            vae_module.MAX_UNTILED_PIXELS = limit
+            table.measure(size, "VAE, 33 frames to latents", name, lambda: encode_video(vae, video))
+            table.measure(size, "VAE, latents to 65 frames", name, lambda: decode_latents(vae, latents))
+    finally:
+        vae_module.MAX_UNTILED_PIXELS = untiled
 
 
 def main() -> None:

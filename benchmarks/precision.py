@@ -140,7 +140,7 @@ def main() -> None:
     backbone = backbone_of(model)
     methods = MethodSlot(backbone)
     height, width, text_length = (32, 48, 16) if tiny else (192, 336, 512)
-    latents = torch.randn(1, 16, 17, height // 8, width // 8, device=device)
+    latents = torch.randn(1, model.config.in_channels // 4, 17, height // 8, width // 8, device=device)
     inputs = transformer_inputs(model, latents, text_length)
     conditioning = random_conditioning(model, height, width, text_length, device)
     loss, exact_loss = (

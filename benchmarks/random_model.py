@@ -128,7 +128,7 @@ def random_conditioning(
     """A clip's inputs, random, for frames of height x width pixels."""
     config = transformer.config
     shapes = {
-        "reference_latents": (1, 16, KNOWN_LATENT_FRAMES, height // 8, width // 8),
+        "reference_latents": (1, config.in_channels // 4, KNOWN_LATENT_FRAMES, height // 8, width // 8),
         "prompt_embeds": (1, text_length, config.joint_attention_dim),
         "pooled_prompt_embeds": (1, config.pooled_projection_dim),
         "negative_prompt_embeds": (1, text_length, config.joint_attention_dim),

@@ -112,10 +112,13 @@ def test_other_errors_keep_their_traceback():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_is_one_line_and_leaves_nothing_half_written(line, tmp_path, monkeypatch, number):
     monkeypatch.setattr("os.replace", lambda *_: os.kill(os.getpid(), number))
+    # A shell lets what it starts in the background ignore Ctrl-C.
+    ctrl_c = signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.getsignal(signal.SIGTERM)
     assert line(lambda: write_text(tmp_path / "a", "text")) == f"error: {INTERRUPTED}"
     assert not list(tmp_path.iterdir())
     assert signal.getsignal(signal.SIGTERM) is before
+    signal.signal(signal.SIGINT, ctrl_c)
 
 
 def test_a_folder_that_cannot_be_written_to_is_one_line_of_a_stage_without_a_home(tmp_path):

@@ -39,7 +39,8 @@ def atomic(path: Path) -> Iterator[Path]:
             os.replace(partial, path)
     except OSError as error:
         # Of a full disk, the system does not tell where it is.
-        error.filename = error.filename or str(path)
+        if error.errno is not None:
+            error.filename = error.filename or str(path)
         raise
     finally:
         if partial.is_dir():

@@ -17,6 +17,7 @@ from lora_tta.config import Params, load_params
 from lora_tta.data.video import write_video
 from lora_tta.experiment.clip_work import ClipWork
 from lora_tta.experiment.encoding import encode_clip
+from lora_tta.files import file_sha256
 from lora_tta.records.clips import Clip
 from lora_tta.records.yardsticks import LAST_FRAME, OTHER_SEED, RECONSTRUCTION, YARDSTICKS
 
@@ -124,9 +125,10 @@ def test_the_name_of_the_gpu_and_the_rest_of_the_environment_are_in_every_key(ch
 
 def conditioning_key(folder: Path, frames: np.ndarray, environment: dict, **changes: Any) -> dict[str, Any]:
     """The key under which the cache has the conditioning of a clip, encoded by a model that does not look."""
-    clip = Clip(**CLIP | changes)
     folder.mkdir()
-    write_video(folder / clip.file_name, frames, clip.fps)
+    path = folder / Clip(**CLIP | changes).file_name
+    write_video(path, frames, CLIP["fps"])
+    clip = Clip(**CLIP | {"sha256": file_sha256(path)} | changes)
     model = SimpleNamespace(
         environment=ENVIRONMENT | environment,
         params=Params.model_validate(PARAMS).model,
@@ -145,7 +147,7 @@ def test_a_conditionings_key_holds_the_gpu_the_known_frames_and_the_caption_but_
     earlier[:33] = 0
     first = conditioning_key(tmp_path / "first", frames, {})
     assert first["device"] == ENVIRONMENT["device"]
-    other = {"sha256": "1" * 64, "class_name": "Gliding", "source": "elsewhere.avi"}
+    other = {"class_name": "Gliding", "source": "elsewhere.avi"}
     assert conditioning_key(tmp_path / "later", later, {}, **other) == first
     assert conditioning_key(tmp_path / "earlier", earlier, {}) != first
     assert conditioning_key(tmp_path / "caption", frames, {}, caption="gliding") != first

@@ -102,3 +102,19 @@ def test_a_queue_that_cannot_be_asked_is_not_an_empty_one(tmp_path, monkeypatch,
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     assert _in_queue(["17"]) == waits
+
+
+def test_a_job_that_slurm_holds_because_its_node_could_not_start_it_is_released(
+    tmp_path, monkeypatch, capsys
+):
+    programs = {
+        "squeue": "echo '17|launch failed requeued held'; echo '18|JobHeldUser'",
+        "scontrol": f"echo $@ >> {tmp_path}/asked",
+    }
+    for name, script in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert _in_queue(["17", "18"])
+    assert (tmp_path / "asked").read_text() == "release 17\n"
+    assert "job 17 could not be started" in capsys.readouterr().err

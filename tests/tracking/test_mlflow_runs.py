@@ -113,7 +113,7 @@ def test_a_run_holds_means_clips_losses_adapters_videos_and_strips(store, tmp_pa
 def test_the_grid_of_images_shows_strips_in_full_size_with_small_frames_enlarged(store, tmp_path):
     frames = np.zeros((65, 32, 48, 3), dtype=np.uint8)
     with tracked_run(store, "trial", "trial", "trial/0") as run:
-        log_clip(run, outcome_of(tmp_path, "a", 20.0), frame_strip(frames, frames, frames))
+        log_clip(run, outcome_of(tmp_path, "a", 20.0), frame_strip(frames, frames, frames, 33))
     images = tmp_path / "artifacts" / run.run_id / "artifacts" / "images"
     sizes = {Image.open(path).size for path in images.iterdir()}
     assert len(list(images.iterdir())) == 2

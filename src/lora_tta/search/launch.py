@@ -146,9 +146,15 @@ def run_slurm_workers(
 
 def _in_queue(job_ids: Sequence[str]) -> bool:
     # Not submitit's own waiting, which asks the accounting database: not every cluster has one.
-    command = ["squeue", "--noheader", f"--jobs={','.join(job_ids)}"]
+    command = ["squeue", "--noheader", "--format=%i|%r", f"--jobs={','.join(job_ids)}"]
     listed = subprocess.run(command, capture_output=True, text=True, check=False)
     if listed.returncode:
         # SLURM forgets jobs some minutes after their end. Any other failure tells nothing about them.
         return "Invalid job id" not in listed.stderr
+    for line in listed.stdout.splitlines():
+        job_id, _, reason = line.partition("|")
+        if "launch failed requeued held" in reason:
+            # SLURM holds a job that its node could not start, for good: nobody would release it.
+            print(f"job {job_id} could not be started on its node; it is queued again", file=sys.stderr)
+            subprocess.run(["scontrol", "release", job_id], capture_output=True, check=False)
     return bool(listed.stdout.strip())
