@@ -7,7 +7,6 @@ that are lost, doubled or moved, YAML's own tricks, and bytes. Anything but sett
 line is a failure, and so is a file that takes longer than --seconds. The exit status is 1 if there is one.
 """
 
-import argparse
 import random
 import signal
 import sys
@@ -16,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 from types import FrameType
 
+from fuzzing import fuzz_parser, keep_failure
 from mutations import mutate
 
 from lora_tta.config import load_params
@@ -36,12 +36,7 @@ LONG = ("9" * 5000, "[" * 500, "a" * 100_000, "{a: " * 300)
 
 def main() -> int:
     """Damage and read; print what became of the files."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--files", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=int, default=10)
-    parser.add_argument("--keep", type=Path, help="folder for files that fail")
-    arguments = parser.parse_args()
+    arguments = fuzz_parser(__doc__, files=2000, seconds=10).parse_args()
     generator = random.Random(arguments.seed)
     original = ORIGINAL.read_text(encoding="utf-8")
     outcomes: Counter[str] = Counter()
@@ -56,9 +51,7 @@ def main() -> int:
             outcomes[outcome.partition(":")[0]] += 1
             if outcome not in ("read", "refused"):
                 print(f"file {number}: {outcome}", flush=True)
-                if arguments.keep:
-                    arguments.keep.mkdir(parents=True, exist_ok=True)
-                    (arguments.keep / f"{number}.yaml").write_bytes(path.read_bytes())
+                keep_failure(arguments.keep, path, f"{number}.yaml")
     failed = arguments.files - outcomes["read"] - outcomes["refused"]
     counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
     print(f"{arguments.files} files: {counts}; {failed} failed")

@@ -7,20 +7,18 @@ of its own. A process that dies, raises anything but a `UserError` of one line, 
 longer than --seconds is a failure. The exit status is 1 if there is one.
 """
 
-import argparse
 import json
 import logging
-import os
 import random
 import re
 import shutil
-import signal
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from fuzzing import ERROR, fuzz_parser, in_a_process, keep_failure
 from mutations import mutate
 
 from lora_tta.config import Params, load_params
@@ -54,19 +52,15 @@ VALUES = ("null", "true", "0", "1", "-1", "99999", "1e400", "NaN", '""', '"x"', 
 
 def main() -> int:
     """Make, damage and open stores; print what became of them."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--files", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=int, default=60)
-    parser.add_argument("--keep", type=Path, help="folder for files that fail")
-    arguments = parser.parse_args()
+    arguments = fuzz_parser(__doc__, files=500, seconds=60).parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     generator = random.Random(arguments.seed)
     outcomes: Counter[str] = Counter()
     failed = 0
     with tempfile.TemporaryDirectory() as temporary:
         whole, damaged = Path(temporary) / "whole", Path(temporary) / "damaged"
-        _in_a_process(lambda: _fill(settings_in(whole)), arguments.seconds, Path(temporary) / "printed")
+        printed = Path(temporary) / "printed"
+        _outcome_of(lambda: _fill(settings_in(whole)), arguments.seconds, printed)
         files = {
             "database": (DATABASE, _use_database),
             "journal": (JOURNAL, _use_study),
@@ -82,17 +76,13 @@ def main() -> int:
             data = (whole / name).read_bytes()
             change = _other_values if kind != "database" and generator.random() < 0.7 else _other_bytes
             (damaged / name).write_bytes(change(data, generator))
-            outcome = _in_a_process(
-                lambda use=use: use(settings_in(damaged)), arguments.seconds, Path(temporary) / "printed"
-            )
+            outcome = _outcome_of(lambda use=use: use(settings_in(damaged)), arguments.seconds, printed)
             is_known = outcome in ("used", "refused")
             outcomes[f"{kind} {outcome if is_known else 'failed'}"] += 1
             if not is_known:
                 failed += 1
                 print(f"file {number} ({kind}): {outcome}", flush=True)
-                if arguments.keep:
-                    arguments.keep.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(damaged / name, arguments.keep / f"{number}-{kind}")
+                keep_failure(arguments.keep, damaged / name, f"{number}-{kind}")
     counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
     print(f"{arguments.files} stores: {counts}; {failed} failed")
     return 1 if failed else 0
@@ -164,34 +154,22 @@ def _use_study(params: Params) -> None:
         best_trial(study, TRIALS)
 
 
-def _in_a_process(work: Callable[[], None], limit: int, printed: Path) -> str:
-    """What became of a forked process: ``used``, ``refused``, or what was wrong."""
-    child = os.fork()
-    if child == 0:
-        with printed.open("wb") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-        logging.raiseExceptions = True
-        signal.alarm(limit)
-        status = 2
-        try:
-            work()
-            status = 0
-        except UserError as error:
-            status = 1 if len(str(error).splitlines()) == 1 else 2
-            os.write(2, str(error).encode(errors="replace"))
-        except BaseException as error:
-            os.write(2, f"{type(error).__name__}: {error}".encode(errors="replace"))
-        finally:
-            os._exit(status)
-    _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
-    text = printed.read_text(errors="replace")
-    if code in (0, 1) and "Traceback" not in text:
-        return ("used", "refused")[code]
-    if code < 0:
-        return f"died by {signal.Signals(-code).name}"
-    return json.dumps(text[-600:])
+def _outcome_of(work: Callable[[], None], seconds: int, printed: Path) -> str:
+    """What became of a process: ``used``, ``refused``, or what was wrong."""
+    ended = in_a_process(lambda: _status_of(work), seconds, printed)
+    if ended.status in (0, 1) and "Traceback" not in ended.printed:
+        return ("used", "refused")[ended.status]
+    return ended.death or json.dumps(ended.printed[-600:])
+
+
+def _status_of(work: Callable[[], None]) -> int:
+    logging.raiseExceptions = True
+    try:
+        work()
+    except UserError as error:
+        print(error, file=sys.stderr, flush=True)
+        return 1 if len(str(error).splitlines()) == 1 else ERROR
+    return 0
 
 
 if __name__ == "__main__":

@@ -8,22 +8,19 @@ reason for a rejection, prints anything, takes longer than --seconds or more mem
 failure: its file is kept, and the exit status is 1.
 """
 
-import argparse
 import os
 import random
-import resource
-import signal
 import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+from fuzzing import Ended, fuzz_parser, in_a_process, keep_failure
 from mutations import mutate
 
 from lora_tta.data.excerpt import read_excerpt
@@ -36,8 +33,6 @@ NUM_FRAMES, HEIGHT, WIDTH = 72, 96, 128
 # A process of such a size is stopped, before it hurts others.
 ADDRESS_SPACE = 6 * 2**30
 OUTCOMES = {0: "clip", 1: "rejected"}
-ERROR = 2
-UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 @dataclass(frozen=True)
@@ -95,12 +90,8 @@ KINDS = (
 
 def main() -> int:
     """Make, damage and read files; print what became of them."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--files", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=10)
+    parser = fuzz_parser(__doc__, files=2000, seconds=10.0)
     parser.add_argument("--megabytes", type=float, default=1024)
-    parser.add_argument("--keep", type=Path, help="folder for files that fail")
     arguments = parser.parse_args()
     av.logging.set_level(av.logging.PANIC)
     os.environ["SVT_LOG"] = "-1"
@@ -117,20 +108,20 @@ def main() -> int:
             kind = list(whole)[number % len(whole)]
             path = folder / f"{number}.{kind.suffix}"
             path.write_bytes(mutate(whole[kind], contents, generator))
-            outcome, seconds, megabytes = _in_a_process(
-                lambda path=path: _read(path), arguments.seconds, folder / "printed"
+            ended = in_a_process(
+                lambda path=path: _read(path), arguments.seconds, folder / "printed", ADDRESS_SPACE
             )
-            if outcome in OUTCOMES.values() and megabytes > arguments.megabytes:
-                outcome = f"took {megabytes:.0f} MiB"
+            outcome = _outcome_of(ended)
+            if outcome in OUTCOMES.values() and ended.megabytes > arguments.megabytes:
+                outcome = f"took {ended.megabytes:.0f} MiB"
             name = f"file {number} ({kind.name})"
-            slowest, largest = max(slowest, (seconds, name)), max(largest, (megabytes, name))
+            slowest = max(slowest, (ended.seconds, name))
+            largest = max(largest, (ended.megabytes, name))
             outcomes[kind.name][outcome] += 1
             if outcome not in OUTCOMES.values():
                 failures.append(f"{name}: {outcome}")
                 print(failures[-1], flush=True)
-                if arguments.keep:
-                    arguments.keep.mkdir(parents=True, exist_ok=True)
-                    (arguments.keep / path.name).write_bytes(path.read_bytes())
+                keep_failure(arguments.keep, path, path.name)
             path.unlink()
             if number % 100 == 99:
                 print(f"{number + 1} files in {time.perf_counter() - began:.0f} s", flush=True)
@@ -189,33 +180,12 @@ def _read(path: Path) -> int:
     return int(isinstance(result, Rejection))
 
 
-def _in_a_process(work: Callable[[], int], limit: float, printed: Path) -> tuple[str, float, float]:
-    """What became of a forked process, its seconds and its largest size in MiB."""
-    began = time.perf_counter()
-    child = os.fork()
-    if child == 0:
-        status = ERROR
-        with printed.open("wb") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-        try:
-            # Ends the process, wherever it is.
-            signal.setitimer(signal.ITIMER_REAL, limit)
-            resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, resource.RLIM_INFINITY))
-            status = work()
-        except BaseException as error:
-            os.write(2, f"{type(error).__name__}: {error}".encode())
-        finally:
-            os._exit(status)
-    _, status, usage = os.wait4(child, 0)
-    code = os.waitstatus_to_exitcode(status)
-    if code < 0:
-        outcome = "too long" if code == -signal.SIGALRM else f"died by {signal.Signals(-code).name}"
-    elif text := printed.read_text(errors="replace"):
-        outcome = f"printed {text.splitlines()[-1]}"
-    else:
-        outcome = OUTCOMES[code]
-    return outcome, time.perf_counter() - began, usage.ru_maxrss * UNIT / 2**20
+def _outcome_of(ended: Ended) -> str:
+    if ended.death:
+        return ended.death
+    if ended.printed:
+        return f"printed {ended.printed.splitlines()[-1]}"
+    return OUTCOMES[ended.status]
 
 
 if __name__ == "__main__":

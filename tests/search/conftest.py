@@ -1,3 +1,4 @@
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,19 @@ from small_search import Search
 from lora_tta.config import Params
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@pytest.fixture
+def programs(tmp_path, monkeypatch) -> Callable[..., None]:
+    """Puts shell scripts before the programs of their names."""
+
+    def put(**scripts: str) -> None:
+        for name, script in scripts.items():
+            (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+            (tmp_path / name).chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+
+    return put
 
 
 @pytest.fixture

@@ -96,25 +96,16 @@ def test_ctrl_c_ends_all_within_seconds_and_is_one_line(long_search):
         ("echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1", True),
     ],
 )
-def test_a_queue_that_cannot_be_asked_is_not_an_empty_one(tmp_path, monkeypatch, script, waits):
-    program = tmp_path / "squeue"
-    program.write_text(f"#!/bin/sh\n{script}\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+def test_a_queue_that_cannot_be_asked_is_not_an_empty_one(programs, script, waits):
+    programs(squeue=script)
     assert _in_queue(["17"]) == waits
 
 
-def test_a_job_that_slurm_holds_because_its_node_could_not_start_it_is_released(
-    tmp_path, monkeypatch, capsys
-):
-    programs = {
-        "squeue": "echo '17|launch failed requeued held'; echo '18|JobHeldUser'",
-        "scontrol": f"echo $@ >> {tmp_path}/asked",
-    }
-    for name, script in programs.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
-        (tmp_path / name).chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+def test_a_job_that_slurm_holds_because_its_node_could_not_start_it_is_released(programs, tmp_path, capsys):
+    programs(
+        squeue="echo '17|launch failed requeued held'; echo '18|JobHeldUser'",
+        scontrol=f"echo $@ >> {tmp_path}/asked",
+    )
     assert _in_queue(["17", "18"])
     assert (tmp_path / "asked").read_text() == "release 17\n"
     assert "job 17 could not be started" in capsys.readouterr().err

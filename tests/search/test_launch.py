@@ -86,17 +86,13 @@ def test_local_workers_take_the_gpus_of_their_numbers_and_the_first_shows_progre
     assert given == [("4", True), ("5", False)]
 
 
-def test_ctrl_c_cancels_the_jobs(search_in, tmp_path, monkeypatch):
-    programs = {
-        "sbatch": "echo Submitted batch job 17",
-        "squeue": "echo 17 main job",
-        "scancel": f'echo "$@" >> {tmp_path}/cancelled',
-        "srun": "exit 0",
-    }
-    for name, script in programs.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
-        (tmp_path / name).chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+def test_ctrl_c_cancels_the_jobs(search_in, tmp_path, programs):
+    programs(
+        sbatch="echo Submitted batch job 17",
+        squeue="echo 17 main job",
+        scancel=f'echo "$@" >> {tmp_path}/cancelled',
+        srun="exit 0",
+    )
     search = search_in("study")
     timer = threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGINT))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

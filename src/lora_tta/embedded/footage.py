@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lora_tta.embedded.layered_scene import Scene
+from lora_tta.embedded.layered_scene import Scene, rotation
 
 NUM_LAYERS = 13  # a background, and a person of eleven parts with one thing besides
 HARMONICS = 4  # of an outline
@@ -31,10 +31,6 @@ class _Camera:
     def seen_from(self, nearness: float) -> "_Camera":
         """The map for a layer that follows the camera by ``nearness``: 0 not at all, 1 fully."""
         return _Camera(np.eye(2) + nearness * (self.matrix - np.eye(2)), nearness * self.offset)
-
-
-def _rotation(angle: np.ndarray) -> np.ndarray:
-    return np.stack((np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)), axis=-1).reshape(-1, 2, 2)
 
 
 def _wander(rng: np.random.Generator, t: np.ndarray, amplitude: float, dimensions: int) -> np.ndarray:
@@ -76,7 +72,7 @@ def _draw_camera(rng: np.random.Generator, t: np.ndarray) -> _Camera:
             zoom = zoom + rng.normal(0, 0.14) * _travel(rng, t)
         if rng.random() < 0.12:
             angle = angle + rng.normal(0, 0.3) * _travel(rng, t)
-    matrix = np.exp(-zoom)[:, None, None] * _rotation(angle)
+    matrix = np.exp(-zoom)[:, None, None] * rotation(angle)
     return _Camera(matrix, place)
 
 
@@ -89,7 +85,7 @@ def _draw_look(rng: np.random.Generator, photographs: int, crop: tuple[float, fl
     flip = rng.choice((-1.0, 1.0))
     texture = np.diag((share * flip, share * PHOTOGRAPH_SIZE[1] / PHOTOGRAPH_SIZE[0]))
     if crop[1] < 0.5:
-        texture = texture @ _rotation(np.array([rng.uniform(0, 2 * np.pi)]))[0]
+        texture = texture @ rotation(np.array([rng.uniform(0, 2 * np.pi)]))[0]
     room = np.maximum(1 - np.abs(np.diag(texture)), 0)
     tint = rng.normal(0, 0.06, 3) if rng.random() < 0.7 else rng.normal(0, 0.25, 3)
     return {
@@ -116,7 +112,7 @@ def _part(
 ) -> dict:
     """A thing at ``centre`` (frames, 2), turned by ``angle``, of half extents ``size`` (frames, 2)."""
     size = np.broadcast_to(np.asarray(size, dtype=float), (len(t), 2))
-    matrix = _rotation(-angle) / size[:, :, None]
+    matrix = rotation(-angle) / size[:, :, None]
     placed = {
         "matrix": matrix @ camera.matrix,
         "offset": np.einsum("tij,tj->ti", matrix, camera.offset - centre),
@@ -275,10 +271,9 @@ def draw_footage(seed: int, num_frames: int, fps: float, photographs: int) -> Sc
     opacity = np.zeros(NUM_LAYERS)
     opacity[: len(layers)] = 1.0
     layers += [empty] * (NUM_LAYERS - len(layers))
-    names = layers[0]
     scene = {
         name: torch.from_numpy(np.stack([np.asarray(layer[name], dtype=np.float32) for layer in layers]))
-        for name in names
+        for name in layers[0]
         if name != "photograph"
     }
     picture = {

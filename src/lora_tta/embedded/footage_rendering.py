@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d, grid_sample, pad
 
 from lora_tta.embedded.footage import HARMONICS, NUM_LAYERS, PHOTOGRAPH_SIZE
-from lora_tta.embedded.layered_scene import Scene
+from lora_tta.embedded.layered_scene import Scene, per_clip, per_frame, pixel_positions, positions_in_layer
 from lora_tta.errors import UserError
 
 SUPERSAMPLING = 2  # pixels drawn along each side of one of the picture
@@ -42,16 +42,7 @@ class PhotographBank:
 
 def _render_layer(layer: Scene, pictures: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Colour (B, F, 3, H, W) and opacity (B, F, 1, H, W) of one layer."""
-
-    def per_clip(value: Tensor) -> Tensor:
-        return value[:, None, None, None]
-
-    def per_frame(value: Tensor) -> Tensor:
-        return value[:, :, None, None]
-
-    a, b = layer["matrix"], layer["offset"]
-    u = per_frame(a[..., 0, 0]) * x + per_frame(a[..., 0, 1]) * y + per_frame(b[..., 0])
-    v = per_frame(a[..., 1, 0]) * x + per_frame(a[..., 1, 1]) * y + per_frame(b[..., 1])
+    u, v = positions_in_layer(layer, x, y)
     m, c = layer["texture"], layer["texture_offset"]
     extent = layer["extent"]
     aspect = (extent / extent.amax(dim=1, keepdim=True)).clamp(min=1e-3)
@@ -116,8 +107,7 @@ def render_footage(scenes: Scene, bank: PhotographBank, height: int, width: int)
         (batch, frames, 3, height, width), float32 in [0, 1].
     """
     device, scale = scenes["matrix"].device, SUPERSAMPLING
-    x = (torch.arange(width * scale, device=device) + 0.5) * 2 / (width * scale) - 1
-    y = ((torch.arange(height * scale, device=device) + 0.5) * 2 - height * scale) / (width * scale)
+    x, y = pixel_positions(height * scale, width * scale, device)
     per_layer = ("matrix", "offset", "texture", "texture_offset", "tint", "contrast", "extent", "bounded")
     per_layer += ("exponent", "waves", "wave_phase", "softness", "light", "photograph")
     used = scenes["opacity"].bool().any(dim=0).tolist()
@@ -125,25 +115,25 @@ def render_footage(scenes: Scene, bank: PhotographBank, height: int, width: int)
     picture = torch.zeros(batch, frames, 3, height * scale, width * scale, device=device)
     for index in (index for index in range(NUM_LAYERS) if used[index]):
         layer = {name: scenes[name][:, index] for name in per_layer}
-        colour, opacity = _render_layer(layer, bank.pictures, x, y[:, None])
+        colour, opacity = _render_layer(layer, bank.pictures, x, y)
         picture = torch.lerp(picture, colour, opacity * scenes["opacity"][:, index, None, None, None, None])
     picture = avg_pool2d(picture.flatten(0, 1), scale).unflatten(0, (-1, frames))
 
-    def per_clip(name: str) -> Tensor:
+    def of_picture(name: str) -> Tensor:
         return scenes[name][:, None, None, None, None]
 
     picture = _blur(picture, scenes["blur"])
     grey = (picture * picture.new_tensor((0.299, 0.587, 0.114))[:, None, None]).sum(dim=2, keepdim=True)
     picture = torch.lerp(
-        picture * scenes["cast"][:, None, :, None, None], grey.expand_as(picture), per_clip("grey")
+        picture * scenes["cast"][:, None, :, None, None], grey.expand_as(picture), of_picture("grey")
     )
     column = torch.linspace(-1, 1, width, device=device)
     row = torch.linspace(-1, 1, height, device=device)[:, None]
-    fall = 1 - per_clip("vignette") * (column.square() + row.square()) / 2
-    picture = (picture * fall).clamp(0, 1).pow(per_clip("gamma")) * scenes["gain"][:, :, None, None, None]
-    picture = (picture - per_clip("black")) / (1 - per_clip("black"))
+    fall = 1 - of_picture("vignette") * (column.square() + row.square()) / 2
+    picture = (picture * fall).clamp(0, 1).pow(of_picture("gamma")) * scenes["gain"][:, :, None, None, None]
+    picture = (picture - of_picture("black")) / (1 - of_picture("black"))
     generator = torch.Generator(device).manual_seed(int(scenes["noise_seed"][0]))
     noise = torch.randn(picture.shape, generator=generator, device=device)
-    picture = (picture + per_clip("noise") * noise).clamp(0, 1)
+    picture = (picture + of_picture("noise") * noise).clamp(0, 1)
     bars = scenes["bars"][:, :, None, None, None, None]
     return torch.where((column.abs() > 1 - bars[:, 0]) | (row.abs() > 1 - bars[:, 1]), 0, picture)

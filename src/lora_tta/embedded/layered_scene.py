@@ -66,21 +66,43 @@ def stack_layers(layers: list[Layer]) -> Scene:
     return {name: torch.from_numpy(np.stack([a[name] for a in arrays])) for name in arrays[0]}
 
 
+def rotation(angle: np.ndarray) -> np.ndarray:
+    """Matrices (frames, 2, 2) of angles (frames,) in radians."""
+    return np.stack((np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)), axis=-1).reshape(-1, 2, 2)
+
+
+def pixel_positions(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """x (width,) and y (height, 1) of the pixels' middles."""
+    x = (torch.arange(width, device=device) + 0.5) * 2 / width - 1
+    y = ((torch.arange(height, device=device) + 0.5) * 2 - height) / width
+    return x, y[:, None]
+
+
+def per_clip(value: Tensor) -> Tensor:
+    """Values (batch,) beside frames and pixels."""
+    return value[:, None, None, None]
+
+
+def per_frame(value: Tensor) -> Tensor:
+    """Values (batch, frames) beside pixels."""
+    return value[:, :, None, None]
+
+
+def positions_in_layer(layer: Scene, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The pixels' positions in the layer's own coordinates, both (batch, frames, height, width)."""
+    a, b = layer["matrix"], layer["offset"]
+    u = per_frame(a[..., 0, 0]) * x + per_frame(a[..., 0, 1]) * y + per_frame(b[..., 0])
+    v = per_frame(a[..., 1, 0]) * x + per_frame(a[..., 1, 1]) * y + per_frame(b[..., 1])
+    return u, v
+
+
 def _render_layer(layer: Scene, parts: list[bool], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Colour (batch, frames, 3, height, width) and opacity (batch, frames, 1, height, width) of one layer.
 
     ``parts`` says which parts of the texture (waves, rings, spokes) any of the clips uses.
     """
 
-    def per_clip(value: Tensor) -> Tensor:
-        return value[:, None, None, None]
-
-    def per_frame(value: Tensor) -> Tensor:
-        return value[:, :, None, None]
-
-    a, b = layer["matrix"], layer["offset"]
-    u = per_frame(a[..., 0, 0]) * x + per_frame(a[..., 0, 1]) * y + per_frame(b[..., 0])
-    v = per_frame(a[..., 1, 0]) * x + per_frame(a[..., 1, 1]) * y + per_frame(b[..., 1])
+    u, v = positions_in_layer(layer, x, y)
 
     radius = (u.abs().pow(p := per_clip(layer["exponent"])) + v.abs().pow(p) + 1e-6).pow(1 / p)
     polar = torch.atan2(v, u + 1e-6)
@@ -127,14 +149,12 @@ def render_scenes(scenes: Scene, height: int, width: int) -> Tensor:
     Returns:
         (batch, frames, 3, height, width), float32 in [0, 1].
     """
-    device = scenes["matrix"].device
-    x = (torch.arange(width, device=device) + 0.5) * 2 / width - 1
-    y = ((torch.arange(height, device=device) + 0.5) * 2 - height) / width
+    x, y = pixel_positions(height, width, scenes["matrix"].device)
     layers_used = scenes["opacity"].bool().any(dim=0).tolist()
     parts_used = scenes["colours"].bool().any(dim=3).any(dim=0).tolist()
     picture = None
     for index in (index for index in range(NUM_LAYERS) if layers_used[index]):
         layer = {name: value[:, index] for name, value in scenes.items()}
-        colour, opacity = _render_layer(layer, parts_used[index], x, y[:, None])
+        colour, opacity = _render_layer(layer, parts_used[index], x, y)
         picture = colour if picture is None else torch.lerp(picture, colour, opacity)
     return picture

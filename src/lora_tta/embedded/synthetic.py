@@ -18,6 +18,7 @@ from lora_tta.embedded.layered_scene import (
     Layer,
     Scene,
     render_scenes,
+    rotation,
     stack_layers,
 )
 from lora_tta.files import atomic
@@ -71,17 +72,12 @@ def _texture(rng: np.random.Generator, held_out: bool, kind: str | None = None) 
     }
 
 
-def _rotation(angle: np.ndarray) -> np.ndarray:
-    """(frames,) radians -> (frames, 2, 2)."""
-    return np.stack((np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)), axis=-1).reshape(-1, 2, 2)
-
-
 def _camera(
     t: np.ndarray, velocity=(0.0, 0.0), zoom: float = 0.0, roll: float = 0.0, pivot=(0.0, 0.0)
 ) -> dict:
     """Background under a camera of constant velocity, zoom rate (1/s), and roll (rad/s) round ``pivot``."""
     pivot = np.asarray(pivot)
-    matrix = np.exp(-zoom * (t - MIDDLE))[:, None, None] * _rotation(roll * t)
+    matrix = np.exp(-zoom * (t - MIDDLE))[:, None, None] * rotation(roll * t)
     return {"matrix": matrix, "offset": t[:, None] * np.asarray(velocity) - matrix @ pivot, "bounded": 0.0}
 
 
@@ -95,7 +91,7 @@ def _placed(centre: np.ndarray, angle: np.ndarray, size, stretch: np.ndarray | f
     size = np.broadcast_to(np.asarray(size, dtype=float), (2,))
     stretch = np.broadcast_to(stretch, angle.shape)
     extents = size * np.stack((stretch, 1 / stretch), axis=-1)
-    matrix = _rotation(-angle) / extents[:, :, None]
+    matrix = rotation(-angle) / extents[:, :, None]
     return {"matrix": matrix, "offset": -np.einsum("tij,tj->ti", matrix, centre), "size": size}
 
 
