@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.request import urlopen
 
 import pytest
@@ -63,13 +64,20 @@ def daemon(command: list[str], log: Path, environment: dict[str, str] | None = N
 
 
 @contextmanager
+def socket_folder() -> Iterator[Path]:
+    """A folder with a short name: the system takes no path of 108 bytes or more for a socket."""
+    with TemporaryDirectory(prefix="lora-") as name:
+        yield Path(name)
+
+
+@contextmanager
 def slurm_cluster(folder: Path, num_nodes: int = 1) -> Iterator[None]:
     """A SLURM controller with nodes that all are this machine; ``SLURM_CONF`` points at it."""
     if os.geteuid() != 0:
         pytest.skip("a SLURM node daemon needs root")
     munged, controller, node = (find_program(name) for name in ("munged", "slurmctld", "slurmd"))
     host, cores = socket.gethostname().split(".")[0], os.cpu_count()
-    key, munge_socket = folder / "munge.key", folder / "munge.socket"
+    key = folder / "munge.key"
     folder.mkdir()
     key.write_bytes(os.urandom(128))
     key.chmod(0o400)
@@ -79,8 +87,18 @@ def slurm_cluster(folder: Path, num_nodes: int = 1) -> Iterator[None]:
         f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={free_port()} CPUs={cores}"
         for name in names
     )
-    configuration.write_text(
-        f"""ClusterName=test
+    environment = os.environ | {"SLURM_CONF": str(configuration)}
+
+    def nodes_are_idle() -> bool:
+        listed = subprocess.run(
+            ["sinfo", "-h", "-o", "%t %D"], env=environment, capture_output=True, text=True, check=False
+        )
+        return listed.stdout.split() == ["idle", str(num_nodes)]
+
+    with socket_folder() as sockets, ExitStack() as services, pytest.MonkeyPatch.context() as patch:
+        munge_socket = sockets / "munge"
+        configuration.write_text(
+            f"""ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmUser={getpass.getuser()}
 SlurmctldPort={free_port()}
@@ -88,7 +106,7 @@ AuthType=auth/munge
 AuthInfo=socket={munge_socket},cred_expire=5
 CredType=cred/munge
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool.%n
+SlurmdSpoolDir={sockets}/%n
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd.%n.pid
 ProctrackType=proctrack/linuxproc
@@ -100,16 +118,7 @@ JobRequeue=1
 {nodes}
 PartitionName=main Nodes={",".join(names)} Default=YES LLN=YES OverSubscribe=FORCE:8 MaxTime=INFINITE State=UP
 """
-    )
-    environment = os.environ | {"SLURM_CONF": str(configuration)}
-
-    def nodes_are_idle() -> bool:
-        listed = subprocess.run(
-            ["sinfo", "-h", "-o", "%t %D"], env=environment, capture_output=True, text=True, check=False
         )
-        return listed.stdout.split() == ["idle", str(num_nodes)]
-
-    with ExitStack() as services, pytest.MonkeyPatch.context() as patch:
         munge = [munged, "--foreground", "--force", f"--key-file={key}", f"--socket={munge_socket}"]
         munge += [
             f"--log-file={folder}/munge.log",
@@ -150,8 +159,9 @@ def postgresql_server(folder: Path) -> Iterator[str]:
     )
     if made.returncode:
         pytest.skip(f"initdb does not work here: {made.stderr[-300:]}")
-    command = [*as_user, server, "-D", str(folder / "data"), "-p", str(port), "-k", str(folder)]
-    with daemon([*command, "-c", "listen_addresses=127.0.0.1"], log):
+    command = [*as_user, server, "-D", str(folder / "data"), "-p", str(port)]
+    command += ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]
+    with daemon(command, log):
         address = ["-h", "127.0.0.1", "-p", str(port), "-U", "test"]
 
         def created() -> bool:
