@@ -7,24 +7,29 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from multiprocessing import resource_tracker
 from typing import NoReturn
 
 
 @contextmanager
-def without_ctrl_c() -> Iterator[None]:
-    """Processes that are started inside never see Ctrl-C, which reaches every process of a terminal.
+def without_signals(*numbers: signal.Signals) -> Iterator[None]:
+    """Processes that are started inside never see these signals. Their parent does, after the block.
 
-    Their parent sees it, after the block, and ends them.
+    For signals that come to a whole group of processes, of which one decides how the others end.
     """
     # Python starts it with the first process, and lets SIGINT through again then.
     resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def without_ctrl_c() -> AbstractContextManager[None]:
+    """:func:`without_signals` for Ctrl-C, which reaches every process of a terminal."""
+    return without_signals(signal.SIGINT)
 
 
 def follow_parent() -> None:

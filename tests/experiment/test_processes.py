@@ -1,8 +1,11 @@
 """The processes that work on clips: how many there are, and what they are forked from."""
 
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -71,6 +74,24 @@ def test_a_function_is_called_in_another_process():
 def test_errors_come_back_from_the_other_process():
     with pytest.raises(UserError, match=r"missing\.yaml not found"):
         call_in_process(RUNNER_MODULE, load_params, Path("missing.yaml"))
+
+
+@pytest.mark.usefixtures("forkserver_with_model")
+def test_what_a_signal_raises_ends_the_other_process_at_once():
+    def leave(*_):
+        sys.exit(3)
+
+    before = signal.signal(signal.SIGALRM, leave)
+    signal.setitimer(signal.ITIMER_REAL, 1)
+    began = time.monotonic()
+    try:
+        with pytest.raises(SystemExit):
+            call_in_process(RUNNER_MODULE, time.sleep, 600)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - began < 60
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.slow(8)

@@ -55,7 +55,7 @@ def test_slurm_jobs_on_two_nodes_finish_the_study_also_after_a_preemption(undist
             seen.update(running.values())
             if not preempted and running and search.entries("result"):
                 # What SLURM sends to a job that has to make room.
-                subprocess.run(["scancel", "--signal=USR2", "--full", min(running)], check=True)
+                subprocess.run(["scancel", "--signal=USR2", min(running)], check=True)
                 preempted = True
             time.sleep(0.2)
         assert not launcher.is_alive(), "the jobs do not end"

@@ -39,13 +39,18 @@ def forkserver(preload: str) -> ForkServerContext:
 
 
 def call_in_process(preload: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of ``function(*arguments)``, called in a process of :func:`forkserver`."""
+    """The result of ``function(*arguments)``, called in a process of :func:`forkserver`.
+
+    Whatever a signal raises here meanwhile ends the other process at once.
+    """
     with ProcessPoolExecutor(1, mp_context=forkserver(preload), initializer=follow_parent) as executor:
+        called = executor.submit(function, *arguments)
         try:
-            return executor.submit(function, *arguments).result()
-        except KeyboardInterrupt:
-            for process in multiprocessing.active_children():
-                process.terminate()
+            return called.result()
+        except BaseException:
+            if not called.done():
+                for process in multiprocessing.active_children():
+                    process.kill()
             raise
 
 

@@ -1,5 +1,6 @@
 """Starting the workers of a study: in this process, in several on this machine, or on a SLURM cluster."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -12,9 +13,9 @@ import submitit
 from submitit.helpers import Checkpointable
 
 from lora_tta.config import Params
-from lora_tta.ends import follow_parent
+from lora_tta.ends import follow_parent, without_signals
 from lora_tta.errors import UserError, reason_of
-from lora_tta.experiment.processes import forkserver, take_gpu
+from lora_tta.experiment.processes import call_in_process, forkserver, take_gpu
 from lora_tta.records.clips import Clip
 from lora_tta.records.search_folders import SearchFolders
 
@@ -90,9 +91,16 @@ class ClusterWorker(Checkpointable):
     """A worker as a cluster's job; after a preemption or a time-out submitit starts it again."""
 
     def __call__(self, params: Params, folders: SearchFolders, clips: Sequence[Clip]) -> str | None:
-        """Work until the study is finished; returns the reason in one line if that fails."""
+        """Work until the study is finished; returns the reason in one line if that fails.
+
+        The work has a process of its own. What submitit raises at a preemption could otherwise be raised
+        within any library, which may catch it, and is left half imported if it was being imported.
+        """
+        with without_signals(signal.SIGUSR2, signal.SIGTERM):
+            # SLURM sends them to all processes of a job's step, and submitit's decides what they mean.
+            forkserver(WORKER_MODULE)
         try:
-            run_worker_here(params, folders, clips)
+            call_in_process(WORKER_MODULE, run_worker_here, params, folders, clips)
         except Exception as error:
             return reason_of(error)
         return None
