@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from warm_processes import warm_programs
+
 REPOSITORY = Path(__file__).parents[2]
 TRACKED = (
     "dvc.yaml",
@@ -37,10 +39,14 @@ SMALL_RUN = [
 ]
 
 
-def run_in(folder: Path, *command: str) -> str:
-    """The output of a command; it finds this environment's programs, and the code in ``folder / "src"``."""
+def run_in(folder: Path, *command: str, warm: bool = True) -> str:
+    """The output of a command; it finds this environment's programs, and the code in ``folder / "src"``.
+
+    The package's own processes are forks of a server that has imported the libraries if ``warm``.
+    """
+    programs = [*([str(warm_programs())] if warm else []), str(Path(sys.executable).parent)]
     environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PATH": os.pathsep.join([*programs, os.environ["PATH"]]),
         "PYTHONPATH": str(folder / "src"),
         # The first process that imports the copy's code keeps it compiled for the others.
         "PYTHONDONTWRITEBYTECODE": "",
@@ -72,13 +78,13 @@ class Workspace:
         """Begin with a copy of a database of MLflow, which takes seconds to make."""
         shutil.copy(database, self.folder / "mlruns" / "mlflow.db")
 
-    def run(self, *command: str) -> str:
-        """The output of a command in the copy."""
-        return run_in(self.folder, *command)
+    def run(self, *command: str, warm: bool = True) -> str:
+        """The output of a command in the copy; see :func:`run_in`."""
+        return run_in(self.folder, *command, warm=warm)
 
-    def repro(self) -> set[str]:
+    def repro(self, warm: bool = True) -> set[str]:
         """``dvc repro``; returns the stages that ran."""
-        lines = self.run("dvc", "repro").splitlines()
+        lines = self.run("dvc", "repro", warm=warm).splitlines()
         return {line.split("'")[1] for line in lines if line.startswith("Running stage")}
 
     def json(self, name: str) -> Any:

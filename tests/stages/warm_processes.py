@@ -1,0 +1,150 @@
+"""Commands that start at once: forks of a server that has imported the large libraries.
+
+A small command of the pipeline takes most of its time to import torch, diffusers and MLflow. Nothing else is
+shared: a command has a process, a folder, an environment, streams and a status of its own, and imports
+``lora_tta`` itself, from the code under test.
+"""
+
+import ast
+import gc
+import importlib
+import os
+import runpy
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import traceback
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+SOURCE = Path(__file__).parents[2] / "src"
+CLIENT = """#!{python} -IS
+import os, signal, socket, sys
+arguments = sys.argv[1:]
+if {is_python} and (arguments[:1] != ["-m"] or arguments[1].split(".")[0] != "lora_tta"):
+    os.execv({python!r}, [{python!r}, *arguments])
+words = [os.getcwd(), *(f"{{name}}={{value}}" for name, value in os.environ.items()), ""]
+words += arguments[1:] if {is_python} else ["lora_tta.cli.main", *arguments]
+server = socket.socket(socket.AF_UNIX)
+server.connect({address!r})
+socket.send_fds(server, [b"."], [0, 1, 2])
+server.sendall("\\0".join(words).encode(errors="surrogateescape"))
+server.shutdown(socket.SHUT_WR)
+answer = server.makefile()
+process = int(answer.readline())
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, frame: os.kill(process, number))
+sys.exit(int(answer.readline()))
+"""
+
+
+def warm_programs() -> Path:
+    """A folder with ``python`` and ``lora-tta``, for the front of PATH; one server for a run of the tests."""
+    owner = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+    # Not with the tests' files: the system takes no path of 108 bytes or more for a socket.
+    folder = Path(tempfile.gettempdir()) / f"warm-{owner}"
+    with tempfile.TemporaryDirectory(dir=folder.parent) as name:
+        made, address = Path(name) / "made", folder / "server"
+        made.mkdir()
+        for program, is_python in (("python", True), ("lora-tta", False)):
+            text = CLIENT.format(python=sys.executable, is_python=is_python, address=str(address))
+            (made / program).write_text(text)
+            (made / program).chmod(0o755)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(made / address.name))
+            listener.listen(100)
+            try:
+                made.rename(folder)
+            except OSError:  # another process of this run was faster
+                return folder
+            command = [sys.executable, __file__, str(listener.fileno()), str(owner), str(folder)]
+            subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[listener.fileno()])
+    return folder
+
+
+def import_libraries() -> None:
+    """Import what the package imports of others, but nothing that is the package's own."""
+    for file in sorted(SOURCE.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            for name in names:
+                if name.split(".")[0] != "lora_tta":
+                    with suppress(ImportError):
+                        importlib.import_module(name)
+
+
+def serve(listener: socket.socket, owner: int, folder: Path) -> None:
+    """Fork a process for each connection, until the owner's end; return in the forked processes."""
+    while psutil.pid_exists(owner):
+        if select.select([listener], [], [], 1)[0]:
+            connection, _ = listener.accept()
+            if not os.fork():
+                listener.close()
+                return run_command(connection)
+            connection.close()
+    shutil.rmtree(folder)
+    os._exit(0)
+
+
+def run_command(connection: socket.socket) -> None:
+    """Run a command in a forked process, and send its number and then its status."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _, streams, _, _ = socket.recv_fds(connection, 1, 3)
+    words = connection.makefile("rb").read().decode(errors="surrogateescape").split("\0")
+    end = words.index("")
+    process = os.fork()
+    if process:
+        connection.sendall(f"{process}\n".encode())
+        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        with suppress(BrokenPipeError):
+            connection.sendall(f"{code if code >= 0 else 128 - code}\n".encode())
+        os._exit(0)
+    connection.close()
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    os.chdir(words[0])
+    os.environ.clear()
+    os.environ.update(word.split("=", 1) for word in words[1:end])
+    sys.argv = words[end + 1 :]
+    sys.path[:0] = ["", *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    status: object = 1
+    try:
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        status = 0
+    except SystemExit as error:
+        status = error.code or 0
+    except BaseException:
+        traceback.print_exc()
+    # As the package's own processes end: Python would take seconds to take apart what was imported.
+    from lora_tta.ends import end_process
+
+    if isinstance(status, str):
+        print(status, file=sys.stderr)
+    end_process(status if isinstance(status, int) else 1)
+
+
+def main() -> None:
+    """The server's process."""
+    del sys.path[0]  # the folder of this file, where other programs look in theirs
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    gc.disable()
+    import_libraries()
+    gc.freeze()
+    gc.enable()
+    listener, owner, folder = sys.argv[1:]
+    serve(socket.socket(fileno=int(listener)), int(owner), Path(folder))
+
+
+if __name__ == "__main__":
+    main()
