@@ -5,7 +5,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lora_tta.embedded.evaluate import evaluate_pipeline
+from lora_tta.data.video import write_video
+from lora_tta.embedded.evaluate import clips_of_videos, evaluate_pipeline, rendered_clips
 from lora_tta.embedded.export import export_pipeline
 from lora_tta.embedded.recipe import TransformerRecipe, VAERecipe
 from lora_tta.embedded.train_transformer import TRAINED_PARTS, TextConditionedTransformer
@@ -39,12 +40,31 @@ def test_the_folder_is_a_complete_bf16_pipeline_under_15_megabytes(exported):
 def test_the_export_generates(exported, small_video):
     pipeline = load_pipeline(exported, dtype=torch.float32)
     video = replace(small_video, num_frames=37, conditioning_frames=33)
-    measured = evaluate_pipeline(
-        pipeline, ("CameraPan", "RipplingFlag"), 2, num_inference_steps=1, video=video
-    )
+    clips = list(rendered_clips(("CameraPan", "RipplingFlag"), 2, video))
+    measured = evaluate_pipeline(pipeline, clips, num_inference_steps=1, known=33)
     assert measured.classes == ["CameraPan", "RipplingFlag"]
     assert set(measured.values) == {
         f"{what}_{metric}" for what in ("model", "repeat", "vae") for metric in ("psnr", "ssim")
     }
     assert 5 < measured.means()["repeat_psnr"] < 40
     assert set(measured.by_class()) == {"CameraPan", "RipplingFlag"}
+
+
+def test_without_known_frames_it_is_text_to_video(exported, small_video):
+    pipeline = load_pipeline(exported, dtype=torch.float32)
+    clips = rendered_clips(("CameraPan",), 1, replace(small_video, num_frames=5))
+    measured = evaluate_pipeline(pipeline, clips, num_inference_steps=1, known=0)
+    assert "model_psnr" in measured.values
+    assert "repeat_psnr" not in measured.values
+
+
+def test_all_windows_of_a_folder_of_videos_are_clips(tmp_path, small_video, moving_frames):
+    folder = tmp_path / "videos" / "Sliding"
+    folder.mkdir(parents=True)
+    write_video(folder / "one.mp4", moving_frames, 24)
+    video = replace(small_video, height=32, width=48, num_frames=21, conditioning_frames=17)
+    clips = clips_of_videos(folder.parent, video)
+    assert len(clips) == 3  # of 70 frames
+    assert {clip.caption for clip in clips} == {"sliding"}
+    assert clips[0].frames.shape == (21, 3, 32, 48)
+    assert not torch.equal(clips[0].frames[0], clips[1].frames[0])
