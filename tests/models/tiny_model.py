@@ -53,7 +53,7 @@ def tiny_pipeline() -> OpenSoraContinuationPipeline:
     """A pipeline with every component."""
     return OpenSoraContinuationPipeline(
         transformer=tiny_transformer(),
-        vae=AutoencoderKLHunyuanVideo(block_out_channels=(4, 4, 4, 4), norm_num_groups=2, layers_per_block=1),
+        vae=AutoencoderKLHunyuanVideo(block_out_channels=(4, 4, 4, 4), norm_num_groups=2, layers_per_block=0),
         scheduler=FlowMatchEulerDiscreteScheduler(),
         **tiny_text_components(),
     )

@@ -26,8 +26,8 @@ from lora_tta.data.ucf101 import caption_of
 from lora_tta.data.video import read_clip_frames
 from lora_tta.embedded.recipe import VALIDATION_SEED, Video
 from lora_tta.embedded.synthetic import HELD_OUT_CLASSES, TRAINING_CLASSES, render_clip
-from lora_tta.models.condition import head_mode
 from lora_tta.models.loading import load_pipeline
+from lora_tta.models.packing import head_mode
 from lora_tta.models.pipeline import OpenSoraContinuationPipeline
 from lora_tta.models.vae import decode_latents, encode_video
 from lora_tta.records.clips import read_manifest
