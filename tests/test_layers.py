@@ -27,7 +27,7 @@ FLOORS = [
 HEIGHT = {room: height for height, floor in enumerate(FLOORS) for room in floor}
 # The training of the embedded model, a building of its own.
 ANNEX = "embedded"
-OPEN_TO_THE_ANNEX = {"data", "models", "records", "files", "errors", "evaluation"}
+OPEN_TO_THE_ANNEX = {"config", "data", "models", "records", "files", "errors", "evaluation"}
 
 MAX_LINES = 400
 LONGER = {

@@ -21,7 +21,7 @@ def test_the_pipeline_from_pull_to_report(tmp_path):
     workspace.run("lora-tta", "params", *SMALL)
 
     stages = {"preprocess", "encode", "baseline", "search", "adapt", "evaluate"}
-    assert workspace.repro(warm=False) == stages
+    assert workspace.repro() == stages
     assert "up to date" in workspace.run("dvc", "status")
 
     metrics = workspace.json("evaluate/metrics.json")
@@ -67,7 +67,7 @@ def test_the_pipeline_from_pull_to_report(tmp_path):
 
     assert change("src/lora_tta/report/page.py") == {"evaluate"}
     results = workspace.results()
-    assert workspace.repro() == {"evaluate"}
+    assert workspace.repro(warm=False) == {"evaluate"}
     assert workspace.results() == results
     # `evaluate` reads no video; it runs again after the stages that do.
     assert change("src/lora_tta/data/video.py") == stages - {"evaluate"}

@@ -137,7 +137,7 @@ def evaluate_pipeline(
         start = time.perf_counter()
         generated = pipeline(
             prompt=clip.caption,
-            mode=head_mode(-(-known // 4)),
+            mode=head_mode(-(-known // 4)) if known else "t2v",
             frames=frames[:known] if known else None,
             height=frames.shape[-2],
             width=frames.shape[-1],
