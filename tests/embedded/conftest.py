@@ -17,7 +17,7 @@ def small_video() -> Video:
 
 @pytest.fixture(scope="session")
 def latent_space() -> LatentSpace:
-    return fit_latent_space(SMALL, clips=70)
+    return fit_latent_space(SMALL, VAERecipe().config["latent_channels"], clips=70)
 
 
 @pytest.fixture

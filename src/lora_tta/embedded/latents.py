@@ -1,9 +1,9 @@
 """The latent space of the embedded model: principal components of video blocks.
 
-A latent holds 32 principal components of the 4 frames x 8 x 8 pixels it stands for, fitted once on rendered
-clips. The VAE's encoder is trained to reproduce them and its decoder to draw from them. Without that, the VAE
-rested on a grey reconstruction for as long as it was tried (1200 steps). And the transformer, trained on the
-components, need not wait for the VAE.
+A latent holds the first principal components of the 4 frames x 8 x 8 pixels it stands for, fitted once on
+rendered clips. The VAE's encoder is trained to reproduce them and its decoder to draw from them. Without
+that, the VAE rested on a grey reconstruction for as long as it was tried (1200 steps). And the transformer,
+trained on the components, need not wait for the VAE.
 
 ``python -m lora_tta.embedded.latents --output FILE``
 """
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import conv3d, pad
 
 from lora_tta.embedded.footage_rendering import PhotographBank
-from lora_tta.embedded.recipe import VALIDATION_SEED, Video
+from lora_tta.embedded.recipe import VALIDATION_SEED, VAERecipe, Video
 from lora_tta.embedded.scenes import render_videos, scene_batches
 
 BLOCK = (4, 8, 8)  # frames, rows, columns
@@ -57,7 +57,7 @@ class LatentSpace:
 
 
 def fit_latent_space(
-    video: Video, channels: int = 32, clips: int = 280, bank: PhotographBank | None = None
+    video: Video, channels: int, clips: int = 280, bank: PhotographBank | None = None
 ) -> LatentSpace:
     """Fit the components, with gains that halve the spread of their variances (in dB) and make the mean 1."""
     short = replace(video, num_frames=BLOCK[0] + 1)
@@ -88,7 +88,8 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     bank = PhotographBank(arguments.photographs) if arguments.photographs else None
-    fit_latent_space(Video(), clips=arguments.clips, bank=bank).save(arguments.output)
+    channels = VAERecipe().config["latent_channels"]
+    fit_latent_space(Video(), channels, arguments.clips, bank).save(arguments.output)
 
 
 if __name__ == "__main__":

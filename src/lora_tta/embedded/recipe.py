@@ -38,6 +38,7 @@ class Optimisation:
     ema_decay: float = 0.999
     mixed_precision: str = "bf16"
     compile: bool = False
+    channels_last: bool = False  # the memory format of three-dimensional convolutions, see train_vae
     seed: int = 0
     max_minutes: float | None = None  # makes the weights depend on the machine's speed
 
@@ -57,7 +58,7 @@ class VAERecipe:
             "block_out_channels": (16, 32, 48, 64),
             "layers_per_block": 1,
             "norm_num_groups": 4,
-            "latent_channels": 32,
+            "latent_channels": 48,
         }
     )
     # The group norms see a whole clip, so every length that is encoded alone is trained: length -> share.
@@ -83,8 +84,8 @@ class TransformerRecipe:
     )
     config: dict[str, Any] = field(
         default_factory=lambda: {
-            "in_channels": 128,
-            "condition_channels": 132,
+            "in_channels": 192,
+            "condition_channels": 196,
             "num_layers": 1,
             "num_single_layers": 5,
             "attention_head_dim": 32,

@@ -111,12 +111,14 @@ def reconstruction_psnr(
 
 
 @torch.no_grad()
-def fold_scaling_factor(vae: AutoencoderKLHunyuanVideo) -> None:
+def fold_scaling_factor(vae: AutoencoderKLHunyuanVideo, back: bool = False) -> None:
     """Make the scaled latents what the VAE was trained to produce: its scaling factor is the published one.
 
-    The factor goes into the two 1x1x1 convolutions next to the latents; reconstructions stay the same.
+    The factor goes into the two 1x1x1 convolutions next to the latents, or out of them with ``back``, to
+    train on; reconstructions stay the same.
     """
     factor, channels = vae.config.scaling_factor, vae.config.latent_channels
+    factor = 1 / factor if back else factor
     vae.quant_conv.weight[:channels] /= factor
     vae.quant_conv.bias[:channels] /= factor
     vae.quant_conv.bias[channels:] -= 2 * math.log(factor)
@@ -131,13 +133,26 @@ def train_vae(
     checkpoint_every: int = 500,
     num_workers: int = 4,
     stop_after: int | None = None,
+    initial: Path | None = None,
     bank: PhotographBank | None = None,
 ) -> AutoencoderKLHunyuanVideo:
-    """Train the VAE and return it; every checkpoint also writes it, in float32, to ``output/vae``."""
+    """Train the VAE and return it; every checkpoint also writes it, in float32, to ``output/vae``.
+
+    With ``initial``, the folder of a VAE that was written so, the training starts from its weights.
+    """
     settings, output = recipe.optimisation, Path(output)
     accelerator = Accelerator(mixed_precision=settings.mixed_precision)
     set_seed(settings.seed)
     vae = build_vae(recipe.config)
+    if initial is not None:
+        vae.load_state_dict(AutoencoderKLHunyuanVideo.from_pretrained(initial).float().state_dict())
+        fold_scaling_factor(vae, back=True)
+    if settings.channels_last:
+        # Their kernels in bfloat16 want it, and PyTorch would reorder the tensors around each of them.
+        vae.to(memory_format=torch.channels_last_3d)
+    if settings.compile:
+        for part in (vae.encoder, vae.decoder):
+            part.compile(dynamic=False)
     objective = VAEObjective(vae, recipe)
     first_step = completed_steps(output) if resume else 0
     drawn = scene_batches(
@@ -191,6 +206,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=recipe.optimisation.steps)
     parser.add_argument("--batch-size", type=int, default=recipe.optimisation.batch_size)
     parser.add_argument("--seed", type=int, default=recipe.optimisation.seed)
+    parser.add_argument("--initial", type=Path, help="start from the VAE in this folder")
+    parser.add_argument(
+        "--decode-targets", type=float, default=recipe.decode_targets, help="share of training"
+    )
+    parser.add_argument("--learning-rate", type=float, default=recipe.optimisation.learning_rate)
+    for option in ("compile", "channels_last"):
+        parser.add_argument(
+            f"--{option.replace('_', '-')}",
+            action=argparse.BooleanOptionalAction,
+            default=getattr(recipe.optimisation, option),
+        )
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--max-minutes", type=float, help="end the schedule by then")
     arguments = parser.parse_args()
@@ -198,16 +224,20 @@ def main() -> None:
         recipe.optimisation,
         steps=arguments.steps,
         batch_size=arguments.batch_size,
+        learning_rate=arguments.learning_rate,
         seed=arguments.seed,
         max_minutes=arguments.max_minutes,
+        compile=arguments.compile,
+        channels_last=arguments.channels_last,
     )
     accelerator = Accelerator(mixed_precision=settings.mixed_precision)
     vae = train_vae(
-        replace(recipe, optimisation=settings),
+        replace(recipe, optimisation=settings, decode_targets=arguments.decode_targets),
         LatentSpace.load(arguments.latents),
         arguments.output,
         arguments.resume,
         num_workers=arguments.workers,
+        initial=arguments.initial,
         bank=PhotographBank(arguments.photographs, accelerator.device) if arguments.photographs else None,
     )
     if not accelerator.is_main_process:
