@@ -67,7 +67,10 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "soak"
-        prepare_study(folder, arguments.trials, processes=1, sampler=arguments.sampler)
+        # A range, as people search one: with a thousand choices TPE itself takes longer with every trial.
+        rates = {"low": 1e-4, "high": 1e-2, "log": True}
+        space = {"rank": [2], "learning_rate": rates, "num_steps": [1]}
+        prepare_study(folder, arguments.trials, processes=1, sampler=arguments.sampler, space=space)
         os.chdir(folder)
         folders = SearchFolders(CLIPS.absolute(), ENCODED.absolute(), STUDY.absolute())
         worker = MeasuredWorker(load_measuring_params(), folders, read_manifest(CLIPS, "search"), False)
