@@ -109,9 +109,10 @@ def transformer_inputs(
     """Arguments of a forward pass on packed latents, with random text and the first latent frames known."""
     config, device, dtype, batch = transformer.config, latents.device, transformer.dtype, len(latents)
     mask, reference = build_condition("v2v_head", latents[:, :, :KNOWN_LATENT_FRAMES], latents.shape)
+    _, _, num_frames, height, width = latents.shape
     return {
         "hidden_states": pack_latents(latents).to(dtype),
-        "img_ids": prepare_img_ids(*latents.shape[2:], device),
+        "img_ids": prepare_img_ids(num_frames, height, width, device),
         "encoder_hidden_states": torch.randn(
             batch, text_length, config.joint_attention_dim, device=device, dtype=dtype
         ),

@@ -52,7 +52,7 @@ class Recorder:
             for steps in sampling_steps:
                 generation = self.params.generation.model_copy(update={"num_inference_steps": steps})
                 made = generate_continuation(
-                    self.generating.backbone, conditioning, generation, generation_seed
+                    self.generating.backbone, conditioning, clip.num_frames, generation, generation_seed
                 ).frames
                 value = psnr(_as_tensor(made, clip), target).value
                 rows.append((clip.clip_id, *point, steps, value))

@@ -96,7 +96,8 @@ def split_as_listed(search: Sequence[Cut], test: Sequence[Cut]) -> list[Clip]:
 
 
 def _assigned(group: Group, split: Split) -> list[Clip]:
-    return [Clip(**vars(cut), group=name_of(group), split=split) for cut in group]
+    name = name_of(group)
+    return [Clip(**vars(cut), group=name, split=split) for cut in group]
 
 
 def _draw_groups(groups: Sequence[Group], search_clips: int, generator: random.Random) -> list[Group]:
