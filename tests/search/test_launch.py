@@ -86,6 +86,21 @@ def test_local_workers_take_the_gpus_of_their_numbers_and_the_first_shows_progre
     assert given == [("4", True), ("5", False)]
 
 
+def test_jobs_that_no_node_can_start_are_cancelled_in_the_end(search_in, tmp_path, programs):
+    programs(
+        sbatch="echo Submitted batch job 17",
+        squeue="echo '17|launch failed requeued held'",
+        scontrol="exit 0",
+        scancel=f'echo "$@" >> {tmp_path}/cancelled',
+        srun="exit 0",
+    )
+    jobs = {"slurm": SMALL_JOBS["slurm"] | {"max_requeues": 0}}
+    search = search_in("study", workers=jobs)
+    with pytest.raises(UserError, match="job 17 could not be started on its node 1 times"):
+        run_slurm_workers(search.params, search.folders, search.clips, 1, tmp_path / "logs")
+    assert "17" in (tmp_path / "cancelled").read_text()
+
+
 def test_ctrl_c_cancels_the_jobs(search_in, tmp_path, programs):
     programs(
         sbatch="echo Submitted batch job 17",

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from multiprocessing.connection import wait
 from multiprocessing.queues import SimpleQueue
@@ -140,10 +141,16 @@ def run_slurm_workers(
     except (RuntimeError, submitit.core.utils.FailedJobError) as error:
         raise UserError(f"SLURM took no job ({' '.join(str(error).split())}): see workers.slurm") from None
     print(f"{count} workers submitted as jobs {', '.join(job.job_id for job in jobs)}; output in {logs}")
+    releases: Counter[str] = Counter()
     try:
-        while _in_queue([job.job_id for job in jobs]):
+        while _in_queue([job.job_id for job in jobs], releases):
+            if stuck := [job_id for job_id, count in releases.items() if count > slurm.max_requeues]:
+                raise UserError(
+                    f"job {stuck[0]} could not be started on its node {releases[stuck[0]]} times: see "
+                    "workers.slurm and the log of the node's slurmd; nothing that was finished is lost"
+                )
             time.sleep(POLL_SECONDS)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, UserError):
         for job in jobs:
             job.cancel()
         raise
@@ -152,7 +159,8 @@ def run_slurm_workers(
         raise UserError(failures[0])
 
 
-def _in_queue(job_ids: Sequence[str]) -> bool:
+def _in_queue(job_ids: Sequence[str], releases: Counter[str]) -> bool:
+    """Whether jobs are left. Jobs that SLURM holds since it could not start them go on, and are counted."""
     # Not submitit's own waiting, which asks the accounting database: not every cluster has one.
     command = ["squeue", "--noheader", "--format=%i|%r", f"--jobs={','.join(job_ids)}"]
     listed = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -162,7 +170,8 @@ def _in_queue(job_ids: Sequence[str]) -> bool:
     for line in listed.stdout.splitlines():
         job_id, _, reason = line.partition("|")
         if "launch failed requeued held" in reason:
-            # SLURM holds a job that its node could not start, for good: nobody would release it.
+            # It would be held for good: nobody would release it.
+            releases[job_id] += 1
             print(f"job {job_id} could not be started on its node; it is queued again", file=sys.stderr)
             subprocess.run(["scontrol", "release", job_id], capture_output=True, check=False)
     return bool(listed.stdout.strip())
