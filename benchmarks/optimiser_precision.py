@@ -123,8 +123,8 @@ def main() -> None:
                 pairs = [(added, reference) for (added, _), reference in zip(results, exact, strict=True)]
                 size = np.mean([float(a.norm() / e.norm()) for a, e in pairs])
                 error = np.mean([float((a - e).norm() / e.norm()) for a, e in pairs])
-                gain = np.mean([gain for _, gain in results])
-                print(f"| {rate:g} | {way} | {size:.2f} | {error:.2f} | {gain:+.3f} |", flush=True)
+                gain = f"{np.mean([gain for _, gain in results]):+.3f}" if options.psnr else "not measured"
+                print(f"| {rate:g} | {way} | {size:.2f} | {error:.2f} | {gain} |", flush=True)
 
 
 if __name__ == "__main__":
