@@ -18,6 +18,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from record_scores import continuation_psnr
 from torch import Tensor, nn
 
 from lora_tta.adaptation import trajectory
@@ -27,10 +28,8 @@ from lora_tta.backbones.base import Conditioning
 from lora_tta.cache.keys import derive_seed
 from lora_tta.config import Params, load_params
 from lora_tta.data.preprocess import preprocess
-from lora_tta.data.video import read_clip_frames, read_conditioning_frames
-from lora_tta.evaluation.frame_metrics import psnr
+from lora_tta.data.video import read_conditioning_frames
 from lora_tta.experiment.lazy_model import LazyModel
-from lora_tta.generation.continuation import generate_continuation
 from lora_tta.records.clips import Clip, read_manifest
 
 EXACT, KEPT, ROUNDED = "all in float32", "bfloat16, optimised in float32", "bfloat16, optimised in it"
@@ -67,15 +66,10 @@ class Adapter:
         """What the adaptation added to the parameters, flat, and the gain of PSNR in dB, or nan."""
         backbone = self.backbone
         conditioning = encoded.to(backbone.device, backbone.dtype)
-        truth = torch.from_numpy(read_clip_frames(self.folder, clip)[clip.conditioning_frames :])
         seed = derive_seed(self.params.generation.seed, clip.clip_id)
 
         def score() -> float:
-            made = generate_continuation(
-                backbone, conditioning, clip.num_frames, self.params.generation, seed
-            ).frames
-            made = torch.from_numpy(made[clip.conditioning_frames :])
-            return psnr(made.permute(0, 3, 1, 2).float(), truth.permute(0, 3, 1, 2).float()).value
+            return continuation_psnr(self.folder, clip, backbone, conditioning, self.params.generation, seed)
 
         self.methods.clear()
         before = score() if gains else math.nan

@@ -17,8 +17,9 @@ from search_saving import SPACE
 
 from lora_tta.adaptation.methods import MethodSlot
 from lora_tta.adaptation.trajectory import adapt
+from lora_tta.backbones.base import Backbone, Conditioning
 from lora_tta.cache.keys import derive_seed
-from lora_tta.config import Params, load_params
+from lora_tta.config import GenerationParams, Params, load_params
 from lora_tta.data.preprocess import preprocess
 from lora_tta.data.video import read_clip_frames, read_conditioning_frames
 from lora_tta.evaluation.frame_metrics import psnr
@@ -44,17 +45,14 @@ class Recorder:
         """All rows of a clip: the baseline's, and for each rank and learning rate one trajectory's."""
         frames = read_conditioning_frames(self.folder, clip)
         conditioning = self.model.backbone.encode(frames, clip.caption)
-        target = _as_tensor(read_clip_frames(self.folder, clip), clip)
         generation_seed = derive_seed(self.params.generation.seed, clip.clip_id)
         rows = []
 
         def score(point: tuple) -> None:
             for steps in sampling_steps:
                 generation = self.params.generation.model_copy(update={"num_inference_steps": steps})
-                made = generate_continuation(
-                    self.generating.backbone, conditioning, clip.num_frames, generation, generation_seed
-                ).frames
-                value = psnr(_as_tensor(made, clip), target).value
+                given = self.generating.backbone, conditioning, generation
+                value = continuation_psnr(self.folder, clip, *given, generation_seed)
                 rows.append((clip.clip_id, *point, steps, value))
 
         self.methods.clear()
@@ -69,6 +67,19 @@ class Recorder:
                 for snapshot in adapt(*given, save_at=SPACE["num_steps"]):
                     score((rank, rate, snapshot.num_steps))
         return rows
+
+
+def continuation_psnr(
+    folder: Path,
+    clip: Clip,
+    backbone: Backbone,
+    conditioning: Conditioning,
+    generation: GenerationParams,
+    seed: int,
+) -> float:
+    """PSNR in dB of a continuation by what the model holds."""
+    made = generate_continuation(backbone, conditioning, clip.num_frames, generation, seed).frames
+    return psnr(_as_tensor(made, clip), _as_tensor(read_clip_frames(folder, clip), clip)).value
 
 
 def _as_tensor(frames: np.ndarray, clip: Clip) -> torch.Tensor:

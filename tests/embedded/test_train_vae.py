@@ -24,13 +24,13 @@ def test_resumed_training_gives_the_same_weights_and_writes_them(vae_recipe, lat
 
 
 def test_a_few_steps_lower_the_loss(vae_recipe, latent_space, tmp_path):
-    settings = replace(vae_recipe.optimisation, steps=200, learning_rate=1.5e-3, warmup_steps=10)
+    settings = replace(vae_recipe.optimisation, steps=300, learning_rate=1.5e-3, warmup_steps=10)
     recipe = replace(vae_recipe, optimisation=settings, clip_lengths={1: 1.0}, frames_per_step=4)
     train_vae(recipe, latent_space, tmp_path, num_workers=0, stop_after=10)
-    for stop_after in (40, 70):
+    for stop_after in (40, 110):  # the components are decoded throughout
         train_vae(recipe, latent_space, tmp_path, resume=True, num_workers=0, stop_after=stop_after)
     first, *_, last = (json.loads(line)["loss"] for line in (tmp_path / LOSS_FILE).read_text().splitlines())
-    assert last < 0.95 * first
+    assert last < 0.9 * first
 
 
 def test_a_training_ends_at_its_time_limit(vae_recipe, latent_space, tmp_path):

@@ -1,12 +1,11 @@
 """Commands that start at once: forks of a server that has imported the large libraries.
 
-A small command of the pipeline takes most of its time to import torch, diffusers and MLflow. Nothing else is
-shared: a command has a process, a folder, an environment, streams and a status of its own, and imports
-``lora_tta`` itself, from the code under test.
+A small command of the pipeline takes most of its time to import torch, diffusers and MLflow. All commands of
+a run of the tests share these imports, and Python's seed of hashes. Each has a process, a folder, an
+environment, streams and a status of its own, and imports ``lora_tta`` from the code under test.
 """
 
 import ast
-import gc
 import importlib
 import os
 import runpy
@@ -18,7 +17,9 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -44,11 +45,13 @@ sys.exit(int(answer.readline()))
 """
 
 
+@cache
 def warm_programs() -> Path:
     """A folder with ``python`` and ``lora-tta``, for the front of PATH; one server for a run of the tests."""
-    owner = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
-    # Not with the tests' files: the system takes no path of 108 bytes or more for a socket.
-    folder = Path(tempfile.gettempdir()) / f"warm-{owner}"
+    owner = psutil.Process(os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid())
+    # Not with the tests' files: the system takes no path of 108 bytes or more for a socket. A killed server
+    # leaves its folder behind, and an owner may have the number of an earlier one.
+    folder = Path(tempfile.gettempdir()) / f"warm-{owner.pid}-{owner.create_time():.2f}"
     with tempfile.TemporaryDirectory(dir=folder.parent) as name:
         made, address = Path(name) / "made", folder / "server"
         made.mkdir()
@@ -63,24 +66,34 @@ def warm_programs() -> Path:
                 made.rename(folder)
             except OSError:  # another process of this run was faster
                 return folder
-            command = [sys.executable, __file__, str(listener.fileno()), str(owner), str(folder)]
+            command = [sys.executable, __file__, str(listener.fileno()), str(owner.pid), str(folder)]
             subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[listener.fileno()])
     return folder
 
 
 def import_libraries() -> None:
-    """Import what the package imports of others, but nothing that is the package's own."""
+    """Import what the package imports of others, as its own servers of forks do."""
+    from lora_tta.imports import without_first_use_of_cuda, without_garbage_collection
+
+    with without_garbage_collection(), without_first_use_of_cuda():
+        for name in imported_names():
+            with suppress(ImportError):
+                importlib.import_module(name)
+    # The package itself comes from the code under test.
+    for name in [name for name in sys.modules if name.split(".")[0] == "lora_tta"]:
+        del sys.modules[name]
+
+
+def imported_names() -> Iterator[str]:
+    """What may be a module among all that the package imports of others."""
     for file in sorted(SOURCE.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
-            names = []
+            names: list[str] = []
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module:
                 names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            for name in names:
-                if name.split(".")[0] != "lora_tta":
-                    with suppress(ImportError):
-                        importlib.import_module(name)
+            yield from (name for name in names if name.split(".")[0] != "lora_tta")
 
 
 def serve(listener: socket.socket, owner: int, folder: Path) -> None:
@@ -138,10 +151,7 @@ def main() -> None:
     """The server's process."""
     del sys.path[0]  # the folder of this file, where other programs look in theirs
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    gc.disable()
     import_libraries()
-    gc.freeze()
-    gc.enable()
     listener, owner, folder = sys.argv[1:]
     serve(socket.socket(fileno=int(listener)), int(owner), Path(folder))
 

@@ -37,7 +37,6 @@ from lora_tta.records.clips import read_manifest
 class TestClip:
     """A clip that training never saw: ``frames`` are (F, 3, H, W) in [0, 1]."""
 
-    name: str
     class_name: str
     caption: str
     frames: Tensor
@@ -47,7 +46,6 @@ class TestClip:
 class Measurements:
     """Values per clip, in the order of the clips."""
 
-    names: list[str] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)  # of one continuation, from frames to frames
     values: dict[str, list[float]] = field(default_factory=dict)
@@ -79,7 +77,7 @@ def rendered_clips(classes: tuple[str, ...], count: int, video: Video) -> Iterat
         frames = render_clip(
             class_name, VALIDATION_SEED + index, video.num_frames, video.height, video.width, video.fps
         )
-        yield TestClip(f"{class_name} {index}", class_name, caption_of(class_name), frames)
+        yield TestClip(class_name, caption_of(class_name), frames)
 
 
 def clips_of_videos(folder: Path, video: Video) -> list[TestClip]:
@@ -107,7 +105,6 @@ def clips_of_videos(folder: Path, video: Video) -> list[TestClip]:
         preprocess(data, params, Path(name), workers=1)
         return [
             TestClip(
-                clip.clip_id,
                 clip.class_name,
                 clip.caption,
                 torch.from_numpy(read_clip_frames(Path(name), clip)).permute(0, 3, 1, 2) / 255,
@@ -149,7 +146,6 @@ def evaluate_pipeline(
             output_type="pt",
         ).frames[0]
         measured.seconds.append(time.perf_counter() - start)
-        measured.names.append(clip.name)
         measured.classes.append(clip.class_name)
         measured.add("model", generated[known:].cpu(), hidden)
         if known:
