@@ -17,23 +17,23 @@ from lora_tta.models.packing import build_condition, pack_condition, pack_latent
 
 
 def test_resumed_training_gives_the_same_weights(transformer_recipe, latent_space, tmp_path):
-    whole = train_transformer(transformer_recipe, latent_space.encode, tmp_path / "whole", num_workers=0)
+    whole = train_transformer(transformer_recipe, latent_space.gathered, tmp_path / "whole", num_workers=0)
     train_transformer(
-        transformer_recipe, latent_space.encode, tmp_path / "halves", num_workers=0, stop_after=3
+        transformer_recipe, latent_space.gathered, tmp_path / "halves", num_workers=0, stop_after=3
     )
     resumed = train_transformer(
-        transformer_recipe, latent_space.encode, tmp_path / "halves", resume=True, num_workers=0
+        transformer_recipe, latent_space.gathered, tmp_path / "halves", resume=True, num_workers=0
     )
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
 
 
 def test_training_can_start_from_written_weights(transformer_recipe, latent_space, tmp_path):
-    trained = train_transformer(transformer_recipe, latent_space.encode, tmp_path / "a", num_workers=0)
+    trained = train_transformer(transformer_recipe, latent_space.gathered, tmp_path / "a", num_workers=0)
     still = replace(transformer_recipe.optimisation, steps=1, learning_rate=0.0)
     again = train_transformer(
         replace(transformer_recipe, optimisation=still),
-        latent_space.encode,
+        latent_space.gathered,
         tmp_path / "b",
         num_workers=0,
         initial=tmp_path / "a",
@@ -45,16 +45,16 @@ def test_training_can_start_from_written_weights(transformer_recipe, latent_spac
 def test_a_few_steps_lower_the_loss(transformer_recipe, latent_space, tmp_path):
     settings = replace(transformer_recipe.optimisation, steps=200, batch_size=8)
     recipe = replace(transformer_recipe, optimisation=settings)
-    train_transformer(recipe, latent_space.encode, tmp_path, num_workers=0, stop_after=30)
+    train_transformer(recipe, latent_space.gathered, tmp_path, num_workers=0, stop_after=30)
     lines = (tmp_path / LOSS_FILE).read_text().splitlines()
-    train_transformer(recipe, latent_space.encode, tmp_path, resume=True, num_workers=0, stop_after=60)
+    train_transformer(recipe, latent_space.gathered, tmp_path, resume=True, num_workers=0, stop_after=60)
     later = (tmp_path / LOSS_FILE).read_text().splitlines()[len(lines) :]
     assert json.loads(later[-1])["loss"] < 0.9 * json.loads(lines[0])["loss"]
 
 
 def test_text_encoders_are_trained_too(transformer_recipe, latent_space, tmp_path):
     torch.manual_seed(transformer_recipe.optimisation.seed)
-    trained = train_transformer(transformer_recipe, latent_space.encode, tmp_path, num_workers=0)
+    trained = train_transformer(transformer_recipe, latent_space.gathered, tmp_path, num_workers=0)
     for name in TRAINED_PARTS:
         before = getattr(TextConditionedTransformer(transformer_recipe), name).state_dict()
         assert any(not torch.equal(before[k], v) for k, v in getattr(trained, name).state_dict().items())
@@ -64,7 +64,7 @@ def test_text_encoders_are_trained_too(transformer_recipe, latent_space, tmp_pat
 def test_the_buffer_holds_the_newest_clips(transformer_recipe, latent_space):
     def stored(first_step: int, refreshes: int) -> torch.Tensor:
         buffer = LatentBuffer(
-            transformer_recipe, latent_space.encode, first_step, torch.device("cpu"), num_workers=0
+            transformer_recipe, latent_space.gathered, first_step, torch.device("cpu"), num_workers=0
         )
         for _ in range(refreshes):
             buffer.refresh()

@@ -1,14 +1,18 @@
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKLHunyuanVideo
 from diffusers.video_processor import VideoProcessor
 from PIL import Image
 
 from lora_tta.models.vae import (
     decode_latents,
+    disable_framewise_coding,
     encode_video,
+    gather_blocks,
     preprocess_frames,
     select_reference_frames,
+    spread_blocks,
 )
 
 PROCESSOR = VideoProcessor(vae_scale_factor=16)
@@ -20,6 +24,38 @@ def test_encoding_matches_the_published_code(vae, vae_io, relative_error):
 
 def test_decoding_matches_the_published_code(vae, vae_io, relative_error):
     assert relative_error(decode_latents(vae, vae_io["latents_mode"]), vae_io["decoded"]) < 1e-5
+
+
+def test_latents_of_four_by_four_pixels_come_in_blocks_of_two_by_two():
+    torch.manual_seed(0)
+    blocks = ("HunyuanVideoDownBlock3D",) * 3, ("HunyuanVideoUpBlock3D",) * 3
+    fine = AutoencoderKLHunyuanVideo(
+        latent_channels=3,
+        down_block_types=blocks[0],
+        up_block_types=blocks[1],
+        block_out_channels=(4, 4, 4),
+        layers_per_block=0,
+        norm_num_groups=2,
+        spatial_compression_ratio=4,
+    )
+    disable_framewise_coding(fine)
+    video = torch.rand(1, 3, 5, 16, 32) * 2 - 1
+    latents = encode_video(fine, video)
+    assert latents.shape == (1, 12, 2, 2, 4)
+    with torch.no_grad():
+        own = fine.encode(video).latent_dist.mode()
+        decoded = fine.decode(own).sample
+    corner = own[0, :, 1, 2:4, 6:8].flatten() * fine.config.scaling_factor
+    torch.testing.assert_close(latents[0, :, 1, 1, 3], corner)
+    torch.testing.assert_close(decode_latents(fine, latents), decoded)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_spreading_undoes_gathering(size):
+    latents = torch.rand(2, 3, 5, 4, 6)
+    gathered = gather_blocks(latents, size)
+    assert gathered.shape == (2, 3 * size**2, 5, 4 // size, 6 // size)
+    assert torch.equal(spread_blocks(gathered, size), latents)
 
 
 def test_only_large_frames_go_through_the_vae_in_tiles(vae, monkeypatch):

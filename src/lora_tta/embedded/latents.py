@@ -1,6 +1,6 @@
 """The latent space of the embedded model: principal components of video blocks.
 
-A latent holds the first principal components of the 4 frames x 8 x 8 pixels it stands for, fitted once on
+A latent holds the first principal components of the 4 frames x 4 x 4 pixels it stands for, fitted once on
 rendered clips. The VAE's encoder is trained to reproduce them and its decoder to draw from them. Without
 that, the VAE rested on a grey reconstruction for as long as it was tried (1200 steps). And the transformer,
 trained on the components, need not wait for the VAE.
@@ -20,8 +20,10 @@ from torch.nn.functional import conv3d, pad
 from lora_tta.embedded.footage_rendering import PhotographBank
 from lora_tta.embedded.recipe import VALIDATION_SEED, VAERecipe, Video
 from lora_tta.embedded.scenes import render_videos, scene_batches
+from lora_tta.models.packing import SPATIAL_COMPRESSION
+from lora_tta.models.vae import gather_blocks
 
-BLOCK = (4, 8, 8)  # frames, rows, columns
+BLOCK = (4, 4, 4)  # frames, rows, columns: what a latent of the VAE stands for
 FIT_BATCH = 70
 
 
@@ -30,7 +32,7 @@ class LatentSpace:
     """A projection of video blocks.
 
     Attributes:
-        weight: (channels, 3, 4, 8, 8).
+        weight: (channels, 3, 4, 4, 4).
         bias: (channels,).
     """
 
@@ -38,9 +40,13 @@ class LatentSpace:
     bias: Tensor
 
     def encode(self, videos: Tensor) -> Tensor:
-        """Latents (B, C, T, H/8, W/8) of videos (B, 3, 4 (T - 1) + 1, H, W); frame 1 counts four times."""
+        """Latents (B, C, T, H/4, W/4) of videos (B, 3, 4 (T - 1) + 1, H, W); frame 1 counts four times."""
         padded = pad(videos, (0, 0, 0, 0, BLOCK[0] - 1, 0), mode="replicate")
         return conv3d(padded, self.weight, self.bias, stride=BLOCK)
+
+    def gathered(self, videos: Tensor) -> Tensor:
+        """Latents as the transformer gets those of the VAE: (B, 4 channels, T, H/8, W/8)."""
+        return gather_blocks(self.encode(videos), SPATIAL_COMPRESSION // BLOCK[1])
 
     def to(self, device: torch.device) -> "LatentSpace":
         """The same projection on another device."""

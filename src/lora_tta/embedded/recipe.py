@@ -49,16 +49,18 @@ class VAERecipe:
 
     video: Video = field(default_factory=Video)
     optimisation: Optimisation = field(
-        default_factory=lambda: Optimisation(
-            steps=6000, batch_size=16, learning_rate=1.5e-3, warmup_steps=100
-        )
+        default_factory=lambda: Optimisation(steps=9000, batch_size=16, learning_rate=2e-3, warmup_steps=100)
     )
     config: dict[str, Any] = field(
         default_factory=lambda: {
-            "block_out_channels": (16, 32, 48, 64),
+            "block_out_channels": (16, 32, 64),
+            "down_block_types": ("HunyuanVideoDownBlock3D",) * 3,
+            "up_block_types": ("HunyuanVideoUpBlock3D",) * 3,
             "layers_per_block": 1,
             "norm_num_groups": 4,
-            "latent_channels": 48,
+            "latent_channels": 12,
+            "spatial_compression_ratio": 4,
+            "mid_block_add_attention": False,
         }
     )
     # The group norms see a whole clip, so every length that is encoded alone is trained: length -> share.
@@ -67,8 +69,8 @@ class VAERecipe:
     error_scale: float = 4e-3  # a clip counts with log(1 + error / error_scale); 4e-3 is 30 dB
     chroma_weight: float = 2.0  # of errors in the two colour differences beside those in brightness
     latent_weight: float = 20.0  # of the error in the principal components, while these are decoded
-    final_latent_weight: float = 2.0  # afterwards
-    decode_targets: float = 0.4  # share of the training that decodes the components themselves
+    final_latent_weight: float = 0.5  # afterwards
+    decode_targets: float = 0.15  # share of the training that decodes the components themselves
     kl_weight: float = 1e-2  # of the mean divergence per latent value
 
 
@@ -87,9 +89,9 @@ class TransformerRecipe:
             "in_channels": 192,
             "condition_channels": 196,
             "num_layers": 1,
-            "num_single_layers": 5,
+            "num_single_layers": 4,
             "attention_head_dim": 32,
-            "num_attention_heads": 6,
+            "num_attention_heads": 7,
             "joint_attention_dim": 64,
             "pooled_projection_dim": 64,
             "axes_dims_rope": (8, 12, 12),

@@ -272,7 +272,7 @@ def main() -> None:
     )
     device = Accelerator(mixed_precision=settings.mixed_precision).device
     if arguments.latents:
-        encode: Encode = LatentSpace.load(arguments.latents).to(device).encode
+        encode: Encode = LatentSpace.load(arguments.latents).to(device).gathered
     else:
         vae = disable_framewise_coding(AutoencoderKLHunyuanVideo.from_pretrained(arguments.vae)).to(device)
         encode = partial(encode_video, vae)

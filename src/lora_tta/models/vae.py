@@ -9,8 +9,9 @@ from diffusers import AutoencoderKLHunyuanVideo
 from diffusers.video_processor import VideoProcessor
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from lora_tta.models.packing import ConditionMode, get_condition_mode
+from lora_tta.models.packing import SPATIAL_COMPRESSION, ConditionMode, get_condition_mode
 
 # The VAE attends over all latent positions of a video at once; larger frames go through it in spatial tiles.
 MAX_UNTILED_PIXELS = 256 * 512
@@ -88,21 +89,34 @@ def _tiling_for(vae: AutoencoderKLHunyuanVideo, height: int, width: int) -> Iter
         vae.use_tiling = tiling
 
 
+def gather_blocks(latents: Tensor, size: int) -> Tensor:
+    """Latents (B, C, T, H, W) with blocks of size x size as channels: (B, C size^2, T, H/size, W/size)."""
+    return pixel_unshuffle(latents.transpose(1, 2), size).transpose(1, 2)
+
+
+def spread_blocks(latents: Tensor, size: int) -> Tensor:
+    """Undo ``gather_blocks``."""
+    return pixel_shuffle(latents.transpose(1, 2), size).transpose(1, 2)
+
+
 @torch.no_grad()
 def encode_video(vae: AutoencoderKLHunyuanVideo, video: Tensor) -> Tensor:
     """Scaled latents, float32 (B, C, T, H/8, W/8), of a video (B, 3, F, H, W) in [-1, 1], F = 4 (T - 1) + 1.
 
-    The latents are the mode of the posterior, times the VAE's scaling factor.
+    The latents are the mode of the posterior, times the VAE's scaling factor. Those of a VAE that compresses
+    less than 8x8 pixels are gathered in blocks, as channels.
     """
     with _tiling_for(vae, *video.shape[-2:]):
         posterior = vae.encode(video.to(vae.device, vae.dtype)).latent_dist
-    return posterior.mode().float() * vae.config.scaling_factor
+    latents = posterior.mode().float() * vae.config.scaling_factor
+    return gather_blocks(latents, SPATIAL_COMPRESSION // vae.config.spatial_compression_ratio)
 
 
 @torch.no_grad()
 def decode_latents(vae: AutoencoderKLHunyuanVideo, latents: Tensor) -> Tensor:
     """The video, float32 (B, 3, F, H, W) in about [-1, 1], of scaled latents (B, C, T, H/8, W/8)."""
     ratio = vae.config.spatial_compression_ratio
-    latents = (latents.float() / vae.config.scaling_factor).to(vae.device, vae.dtype)
+    latents = spread_blocks(latents.float() / vae.config.scaling_factor, SPATIAL_COMPRESSION // ratio)
+    latents = latents.to(vae.device, vae.dtype)
     with _tiling_for(vae, latents.shape[-2] * ratio, latents.shape[-1] * ratio):
         return vae.decode(latents).sample.float()
