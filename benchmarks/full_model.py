@@ -151,12 +151,15 @@ class Workload:
         self.latent_shape = ((arguments.frames - 1) // 4 + 1, *(length // 8 for length in size))
         self.inputs = {branches: self._sampling_inputs(branches) for branches in (1, 3)}
 
+    def random_latents(self, count: int) -> Tensor:
+        """Of videos, as the transformer sees them."""
+        channels = self.transformer.config.in_channels // 4
+        return torch.randn(count, channels, *self.latent_shape, device=self.device)
+
     @torch.no_grad()
     def _sampling_inputs(self, branches: int) -> dict[str, Tensor]:
         """As in a generation, which computes the modulation of all its steps beforehand."""
-        latents = torch.randn(
-            branches, self.transformer.config.in_channels // 4, *self.latent_shape, device=self.device
-        )
+        latents = self.random_latents(branches)
         inputs = transformer_inputs(self.transformer, latents, self.arguments.text_length)
         modulation = self.transformer.modulation(inputs.pop("timestep"), inputs.pop("pooled_projections"))
         return inputs | {"modulation": modulation}
@@ -216,7 +219,7 @@ def measure_vae(workload: Workload, measurements: Measurements) -> None:
     """Encoding and decoding of all frames."""
     vae, arguments, device = workload.vae, workload.arguments, workload.device
     video = torch.rand(1, 3, arguments.frames, arguments.height, arguments.width, device=device) * 2 - 1
-    latents = torch.randn(1, vae.config.latent_channels, *workload.latent_shape, device=device)
+    latents = workload.random_latents(1)
     measurements.measure(f"VAE encoding of {arguments.frames} frames", lambda: encode_video(vae, video))
     measurements.measure(f"VAE decoding of {arguments.frames} frames", lambda: decode_latents(vae, latents))
 

@@ -71,7 +71,7 @@ def measure_vae(workload: Workload, size: str, table: Table) -> None:
     """Encoding of the conditioning frames and decoding of all frames, in one piece and in tiles."""
     vae, arguments, device = workload.vae, workload.arguments, workload.device
     video = torch.rand(1, 3, 33, arguments.height, arguments.width, device=device) * 2 - 1
-    latents = torch.randn(1, vae.config.latent_channels, *workload.latent_shape, device=device)
+    latents = workload.random_latents(1)
     untiled = vae_module.MAX_UNTILED_PIXELS
     try:
         for name, limit in (("in one piece", 10**9), ("tiling", 0)):

@@ -6,13 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from warm_processes import warm_python
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-def run(name: str, num_files: int, *options: str) -> str:
+def run(name: str, num_files: int, *options: str, python: str = sys.executable) -> str:
     """The last line of a script that finds no failure."""
-    command = [sys.executable, BENCHMARKS / f"{name}.py", f"--files={num_files}", *options]
+    command = [python, BENCHMARKS / f"{name}.py", f"--files={num_files}", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.splitlines()[-1]
@@ -28,12 +29,13 @@ def test_damaged_videos_give_a_clip_or_a_reason_within_seconds_and_little_memory
 
 
 def test_damaged_settings_are_read_or_refused_in_one_line():
-    assert re.fullmatch(r"60 files: \d+ refused, \d+ read; 0 failed", run("fuzz_params", 60, "--seconds=60"))
+    line = run("fuzz_params", 60, "--seconds=60", python=warm_python())
+    assert re.fullmatch(r"60 files: \d+ refused, \d+ read; 0 failed", line)
 
 
 @pytest.mark.slow(10)
 def test_damaged_stores_are_used_or_refused_in_one_line():
-    line = run("fuzz_stores", 6, "--seconds=300")
+    line = run("fuzz_stores", 6, "--seconds=300", python=warm_python())
     assert line.startswith("6 stores: ")
     assert line.endswith("; 0 failed")
 

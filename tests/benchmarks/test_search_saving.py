@@ -1,11 +1,11 @@
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from prepared_clips import write_raw_clip
+from warm_processes import warm_python
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -19,7 +19,7 @@ def test_the_saving_is_counted_and_the_results_are_the_plain_grids(
         shutil.copy(empty_database, tmp_path / "tiny-1-clips" / study / "mlflow.db")
     write_raw_clip(tmp_path / "raw" / "Sliding" / "v_Sliding_g01_c01.avi", moving_frames)
     options = ["--tiny", "--clips=1", f"--work={tmp_path}", f"--model={tiny_model}", f"--data={tmp_path}/raw"]
-    command = [sys.executable, "benchmarks/search_saving.py", *options]
+    command = [warm_python(), "benchmarks/search_saving.py", *options]
     printed = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
     table = json.loads((tmp_path / "tiny-1-clips" / "table.json").read_text())
     assert all(name in printed for name in table)

@@ -26,7 +26,8 @@ def vae_recipe() -> VAERecipe:
     settings = replace(
         recipe.optimisation, steps=6, batch_size=4, learning_rate=3e-3, warmup_steps=1, mixed_precision="no"
     )
-    return replace(recipe, optimisation=settings)
+    config = recipe.config | {"block_out_channels": (4, 8, 8)}
+    return replace(recipe, config=config, optimisation=settings)
 
 
 @pytest.fixture

@@ -52,6 +52,10 @@ def prepared_once() -> dict[str, Path]:
 
 @pytest.fixture
 def ready(params, moving_frames, tmp_path, tmp_path_factory, prepared_once) -> Ready:
+    """Short windows are generated and measured sooner."""
+    values = params.model_dump()
+    values["preprocess"] |= {"conditioning_frames": 17, "generated_frames": 16}
+    params = Params.model_validate(values)
     if not prepared_once:
         folder = tmp_path_factory.mktemp("prepared")
         prepare_clips(params, folder, [moving_frames, moving_frames[::-1]])

@@ -522,16 +522,19 @@ def test_yardsticks_are_measured_like_every_continuation_and_found_again(runner,
         still, vae, other = (runner.begin(clip, row.name).result() for row in YARDSTICKS)
         baseline = runner.begin(clip, None).result()
     frames = [np.load(outcome.frames_file) for outcome in (still, vae, other, baseline)]
-    assert (frames[0][33:] == frames[0][32]).all()
+    known = clip.conditioning_frames
+    assert (frames[0][known:] == frames[0][known - 1]).all()
     assert still.result.metrics.summary["temporal_consistency"] == pytest.approx(MAX_PSNR)
     assert all(outcome.adapter is None and not outcome.result.losses for outcome in (still, vae, other))
     # The same known frames, other noise.
-    assert (frames[2][33:] != frames[3][33:]).any()
+    assert (frames[2][known:] != frames[3][known:]).any()
     assert len({outcome.result.work for outcome in (still, vae, other, baseline)}) == 4
     assert all(runner.is_done(clip, row.name) for row in YARDSTICKS)
 
 
-def test_where_fvd_is_measured_a_result_has_features_of_both_videos_frames_34_to_65(ready, clip, monkeypatch):
+def test_where_fvd_is_measured_a_result_has_features_of_the_hidden_frames_of_both_videos(
+    ready, clip, monkeypatch
+):
     monkeypatch.setattr(
         runner_module,
         "VideoFeatures",
@@ -541,7 +544,7 @@ def test_where_fvd_is_measured_a_result_has_features_of_both_videos_frames_34_to
     clip = replace(clip, split="test")
     outcome = runner.run(clip, None)
     videos = np.load(outcome.frames_file), read_clip_frames(runner.clips_folder, clip)
-    expected = [video[33:].mean(axis=(0, 1, 2), dtype=np.float32) for video in videos]
+    expected = [video[clip.conditioning_frames :].mean(axis=(0, 1, 2), dtype=np.float32) for video in videos]
     np.testing.assert_array_equal(outcome.result.features, expected)
     assert ready.runner().run(clip, None).result.features is None  # measured without FVD, another result
     other = with_setting(ready.runner(), "evaluation", fvd="required")

@@ -45,8 +45,8 @@ def with_search(params):
 
 
 @pytest.fixture(scope="session")
-def clips_once() -> dict[int, Path]:
-    """Folders of prepared clips by their number, once a test has asked for them."""
+def clips_once() -> dict[tuple, Path]:
+    """Folders of prepared clips by their number and windows, once a test has asked for them."""
     return {}
 
 
@@ -54,9 +54,15 @@ def clips_once() -> dict[int, Path]:
 def search_at(
     with_search, moving_frames, empty_database, clips_once, tmp_path_factory
 ) -> Callable[..., Search]:
-    """Searches that have not begun, in folders that do not exist."""
+    """Searches that have not begun, in folders that do not exist; short windows end them sooner."""
 
-    def build(folder: Path, num_clips: int = 2, workers: dict | None = None, **changes: Any) -> Search:
+    def build(
+        folder: Path,
+        num_clips: int = 2,
+        workers: dict | None = None,
+        windows: tuple[int, int] = (9, 8),
+        **changes: Any,
+    ) -> Search:
         params = with_search(
             **{
                 "sampler": "grid",
@@ -65,14 +71,16 @@ def search_at(
             }
         )
         values = params.model_dump()
+        values["preprocess"] |= {"conditioning_frames": windows[0], "generated_frames": windows[1]}
         values["workers"] |= {"heartbeat_seconds": 0.3, **(workers or {})}
         values["model"]["num_threads"] = 1
         params = Params.model_validate(values)
-        if num_clips not in clips_once:
+        kind = (num_clips, windows)
+        if kind not in clips_once:
             videos = [np.roll(moving_frames, 7 * number, axis=1) for number in range(num_clips)]
-            clips_once[num_clips] = tmp_path_factory.mktemp("prepared")
-            prepare_clips(params, clips_once[num_clips], videos)
-        shutil.copytree(clips_once[num_clips], folder, ignore=shutil.ignore_patterns("cache"))
+            clips_once[kind] = tmp_path_factory.mktemp("prepared")
+            prepare_clips(params, clips_once[kind], videos)
+        shutil.copytree(clips_once[kind], folder, ignore=shutil.ignore_patterns("cache"))
         shutil.copy(empty_database, folder / "mlflow.db")
         return Search(params, folder)
 

@@ -179,6 +179,7 @@ def test_wilcoxons_test_on_paired_clips_saves_the_later_clips_of_a_trial_that_is
         "study",
         num_clips=5,
         pruner="wilcoxon",
+        windows=(33, 32),
         objectives=[{"metric": "motion_error", "direction": "minimize"}],
         space={"rank": [2], "learning_rate": [1e-3, 0.1], "num_steps": [2]},
     )

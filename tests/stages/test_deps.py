@@ -2,12 +2,12 @@
 
 import shutil
 import subprocess
-import sys
 from collections.abc import Collection
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
+from warm_processes import warm_python
 
 from lora_tta.cache.closure import ROOT
 from lora_tta.stages.deps import LOCK, stage_deps, stage_modules, with_deps
@@ -160,7 +160,7 @@ def test_data_and_comments_of_the_pipeline_stay_and_sources_are_replaced(package
 
 def test_the_command_checks_and_writes(tmp_path):
     def run(*arguments: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "lora_tta.stages.deps", *arguments]
+        command = [warm_python(), "-m", "lora_tta.stages.deps", *arguments]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
     right = PIPELINE.read_text()

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from prepared_clips import prepare_clips
 from ruamel.yaml import YAML
+from warm_processes import warm_python
 
 from lora_tta.config import Params
 from lora_tta.errors import INTERRUPTED
@@ -30,10 +31,10 @@ class Folder:
         self.folder = folder
         self.values = params.model_dump(mode="json")
 
-    def start(self, stage: str) -> subprocess.Popen:
+    def start(self, stage: str, python: str = sys.executable) -> subprocess.Popen:
         YAML().dump(self.values, self.folder / "params.yaml")
         return subprocess.Popen(
-            [sys.executable, "-m", f"lora_tta.stages.{stage}"],
+            [python, "-m", f"lora_tta.stages.{stage}"],
             cwd=self.folder,
             stderr=(self.folder / "said").open("w"),
             stdout=subprocess.DEVNULL,
@@ -110,7 +111,7 @@ def test_the_baseline_goes_on_with_the_clips_that_were_finished(folder):
     folder.interrupt("baseline", signal.SIGINT, made)
     before = made()
     assert before
-    process = folder.start("baseline")
+    process = folder.start("baseline", warm_python())
     assert process.wait(120) == 0, folder.said()
     assert before.items() <= made().items()
     clips = read_manifest(folder.folder / "outputs/clips")

@@ -15,6 +15,7 @@ import pytest
 from commands import REPOSITORY, run_in
 from prepared_clips import prepare_clips
 from ruamel.yaml import YAML
+from warm_processes import warm_python
 
 from lora_tta.cli.main import main
 from lora_tta.records.clips import write_manifest
@@ -38,16 +39,6 @@ while (finished_work / "wait").exists():
 with atomic(ADAPT) as folder:
     write_results(folder, [make_result(clip_id, 10 + params.generation.seed) for clip_id in "abc"])
 """
-PIPELINE = {
-    "stages": {
-        "adapt": {
-            "cmd": f"{sys.executable} stage.py",
-            "deps": ["stage.py"],
-            "params": ["generation"],
-            "outs": ["outputs/adapt"],
-        }
-    }
-}
 FINISHED_WORK = Path(".cache/lora-tta")
 
 
@@ -61,7 +52,13 @@ class Repository:
         shutil.copy(clip_results.__file__, folder)
         for name in ("params.yaml", ".gitignore", ".dvcignore"):
             shutil.copy(REPOSITORY / name, folder)
-        YAML().dump(PIPELINE, folder / "dvc.yaml")
+        stage = {
+            "cmd": f"{warm_python()} stage.py",
+            "deps": ["stage.py"],
+            "params": ["generation"],
+            "outs": ["outputs/adapt"],
+        }
+        YAML().dump({"stages": {"adapt": stage}}, folder / "dvc.yaml")
         self.git("init", "--quiet", str(of_git or folder))
         self.dvc("init", "--quiet", *(["--subdir"] if of_git else []))
         self.dvc("config", "core.autostage", "true")

@@ -27,11 +27,11 @@ import psutil
 SOURCE = Path(__file__).parents[2] / "src"
 CLIENT = """#!{python} -IS
 import os, signal, socket, sys
-arguments = sys.argv[1:]
-if {is_python} and (arguments[:1] != ["-m"] or arguments[1].split(".")[0] != "lora_tta"):
+arguments = {before} + sys.argv[1:]
+is_module = arguments[:1] == ["-m"] and arguments[1].split(".")[0] == "lora_tta"
+if not is_module and arguments[:1] != ["-c"] and not arguments[0].endswith(".py"):
     os.execv({python!r}, [{python!r}, *arguments])
-words = [os.getcwd(), *(f"{{name}}={{value}}" for name, value in os.environ.items()), ""]
-words += arguments[1:] if {is_python} else ["lora_tta.cli.main", *arguments]
+words = [os.getcwd(), *(f"{{name}}={{value}}" for name, value in os.environ.items()), "", *arguments]
 server = socket.socket(socket.AF_UNIX)
 server.connect({address!r})
 socket.send_fds(server, [b"."], [0, 1, 2])
@@ -41,13 +41,21 @@ answer = server.makefile()
 process = int(answer.readline())
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda number, frame: os.kill(process, number))
-sys.exit(int(answer.readline()))
+status = int(answer.readline())
+if status < 0:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), -status)
+sys.exit(status)
 """
 
 
 @cache
 def warm_programs() -> Path:
-    """A folder with ``python`` and ``lora-tta``, for the front of PATH; one server for a run of the tests."""
+    """A folder with ``python`` and ``lora-tta``, for the front of PATH; one server for a run of the tests.
+
+    Python's modules of the package, code (``-c``) and files start warm; all else starts as ever.
+    """
     owner = psutil.Process(os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid())
     # Not with the tests' files: the system takes no path of 108 bytes or more for a socket. A killed server
     # leaves its folder behind, and an owner may have the number of an earlier one.
@@ -55,8 +63,8 @@ def warm_programs() -> Path:
     with tempfile.TemporaryDirectory(dir=folder.parent) as name:
         made, address = Path(name) / "made", folder / "server"
         made.mkdir()
-        for program, is_python in (("python", True), ("lora-tta", False)):
-            text = CLIENT.format(python=sys.executable, is_python=is_python, address=str(address))
+        for program, before in (("python", []), ("lora-tta", ["-m", "lora_tta.cli.main"])):
+            text = CLIENT.format(python=sys.executable, before=before, address=str(address))
             (made / program).write_text(text)
             (made / program).chmod(0o755)
         with socket.socket(socket.AF_UNIX) as listener:
@@ -69,6 +77,11 @@ def warm_programs() -> Path:
             command = [sys.executable, __file__, str(listener.fileno()), str(owner.pid), str(folder)]
             subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[listener.fileno()])
     return folder
+
+
+def warm_python() -> str:
+    """The program ``python`` among them."""
+    return str(warm_programs() / "python")
 
 
 def import_libraries() -> None:
@@ -120,7 +133,7 @@ def run_command(connection: socket.socket) -> None:
         connection.sendall(f"{process}\n".encode())
         code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         with suppress(BrokenPipeError):
-            connection.sendall(f"{code if code >= 0 else 128 - code}\n".encode())
+            connection.sendall(f"{code}\n".encode())
         os._exit(0)
     connection.close()
     for number, stream in enumerate(streams):
@@ -129,11 +142,9 @@ def run_command(connection: socket.socket) -> None:
     os.chdir(words[0])
     os.environ.clear()
     os.environ.update(word.split("=", 1) for word in words[1:end])
-    sys.argv = words[end + 1 :]
-    sys.path[:0] = ["", *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     status: object = 1
     try:
-        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        run_python(words[end + 1 :])
         status = 0
     except SystemExit as error:
         status = error.code or 0
@@ -145,6 +156,24 @@ def run_command(connection: socket.socket) -> None:
     if isinstance(status, str):
         print(status, file=sys.stderr)
     end_process(status if isinstance(status, int) else 1)
+
+
+def run_python(arguments: list[str]) -> None:
+    """What Python does with its arguments, of which there is a module, code or a file."""
+    places = list(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
+    first, *rest = arguments
+    if first == "-m":
+        sys.path[:0] = ["", *places]
+        sys.argv = rest
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    elif first == "-c":
+        sys.path[:0] = ["", *places]
+        sys.argv = ["-c", *rest[1:]]
+        exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
+    else:
+        sys.path[:0] = [str(Path(first).resolve().parent), *places]
+        sys.argv = [first, *rest]
+        runpy.run_path(first, run_name="__main__")
 
 
 def main() -> None:

@@ -3,9 +3,9 @@
 import shutil
 import signal
 import subprocess
-import sys
 
 import pytest
+from warm_processes import warm_python
 
 from lora_tta.tracking.mlflow_runs import open_experiment
 from lora_tta.tracking.runs import ended_keys, tracked_run
@@ -36,7 +36,7 @@ def statuses(store: Store) -> list[str]:
 
 def kill_a_run(params) -> None:
     settings = [params.tracking.model_dump_json(), str(params.cache.path)]
-    done = subprocess.run([sys.executable, "-c", KILLED, *settings], check=False)
+    done = subprocess.run([warm_python(), "-c", KILLED, *settings], check=False)
     assert done.returncode == -signal.SIGKILL
 
 
