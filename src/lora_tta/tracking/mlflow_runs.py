@@ -177,8 +177,8 @@ def log_clip(run: OpenRun, outcome: ClipOutcome, strip: np.ndarray) -> None:
         image = Image.fromarray(strip)
         (folder / "images").mkdir()
         image.save(folder / "images" / f"{stamp}.png")
-        # What the grid shows. MLflow's own has 256 pixels at most, on which nothing can be judged. The default
-        # method takes three times as long for a file of about the same size.
+        # What the grid shows. MLflow's own has 256 pixels at most, on which nothing can be judged. Pillow's
+        # own method takes three times as long for a file of about the same size.
         image.save(folder / "images" / f"{stamp}+compressed.webp", method=2)
 
     run.send(write, tags={MLFLOW_LOGGED_IMAGES: "True"})
