@@ -60,7 +60,7 @@ def search_at(
         folder: Path,
         num_clips: int = 2,
         workers: dict | None = None,
-        windows: tuple[int, int] = (9, 8),
+        windows: tuple[int, int] = (5, 4),
         **changes: Any,
     ) -> Search:
         params = with_search(

@@ -160,6 +160,7 @@ def test_a_pruner_stops_a_hopeless_trial(search_in):
     search = search_in(
         "study",
         num_clips=2,
+        windows=(33, 32),
         pruner="median",
         space={
             "rank": [2],
