@@ -53,13 +53,13 @@ def prepared_once() -> dict[str, Path]:
 @pytest.fixture
 def ready(params, moving_frames, tmp_path, tmp_path_factory, prepared_once) -> Ready:
     """Short windows are generated and measured sooner."""
-    values = params.model_dump()
-    values["preprocess"] |= {"conditioning_frames": 17, "generated_frames": 16}
-    params = Params.model_validate(values)
+    ready = Ready(params, tmp_path, [])
+    ready.change("preprocess", conditioning_frames=17, generated_frames=16)
     if not prepared_once:
         folder = tmp_path_factory.mktemp("prepared")
-        prepare_clips(params, folder, [moving_frames, moving_frames[::-1]])
+        prepare_clips(ready.params, folder, [moving_frames, moving_frames[::-1]])
         prepared_once["folder"] = folder
     for name in ("clips", "encoded"):
         shutil.copytree(prepared_once["folder"] / name, tmp_path / name)
-    return Ready(params, tmp_path, read_manifest(tmp_path / "clips"))
+    ready.clips = read_manifest(tmp_path / "clips")
+    return ready

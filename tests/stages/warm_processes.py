@@ -29,7 +29,7 @@ CLIENT = """#!{python} -IS
 import os, signal, socket, sys
 arguments = {before} + sys.argv[1:]
 is_module = arguments[:1] == ["-m"] and arguments[1].split(".")[0] == "lora_tta"
-if not is_module and arguments[:1] != ["-c"] and not arguments[0].endswith(".py"):
+if not is_module and arguments[:1] != ["-c"] and not "".join(arguments[:1]).endswith(".py"):
     os.execv({python!r}, [{python!r}, *arguments])
 words = [os.getcwd(), *(f"{{name}}={{value}}" for name, value in os.environ.items()), "", *arguments]
 server = socket.socket(socket.AF_UNIX)
@@ -162,18 +162,15 @@ def run_python(arguments: list[str]) -> None:
     """What Python does with its arguments, of which there is a module, code or a file."""
     places = list(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
     first, *rest = arguments
-    if first == "-m":
-        sys.path[:0] = ["", *places]
-        sys.argv = rest
-        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
-    elif first == "-c":
-        sys.path[:0] = ["", *places]
-        sys.argv = ["-c", *rest[1:]]
-        exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
-    else:
-        sys.path[:0] = [str(Path(first).resolve().parent), *places]
-        sys.argv = [first, *rest]
+    is_file = first not in ("-m", "-c")
+    sys.path[:0] = [str(Path(first).resolve().parent) if is_file else "", *places]
+    sys.argv = arguments if is_file else [first, *rest[1:]]
+    if is_file:
         runpy.run_path(first, run_name="__main__")
+    elif first == "-m":
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    else:
+        exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
 
 
 def main() -> None:
