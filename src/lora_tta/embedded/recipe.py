@@ -91,7 +91,8 @@ class TransformerRecipe:
             "num_layers": 1,
             "num_single_layers": 4,
             "attention_head_dim": 32,
-            "num_attention_heads": 7,
+            "num_attention_heads": 8,
+            "mlp_ratio": 2.0,
             "joint_attention_dim": 64,
             "pooled_projection_dim": 64,
             "axes_dims_rope": (8, 12, 12),
@@ -127,9 +128,10 @@ class TransformerRecipe:
     known_frames: dict[int, float] = field(
         default_factory=lambda: {0: 0.1, 1: 0.12, 3: 0.06, 5: 0.08, 9: 0.56, 13: 0.08}
     )
-    noise_only: float = (
-        0.15  # share of the clips at t = 1, where sampling starts and training times hardly come
-    )
+    # Share of the clips at t = 1, where sampling starts and training times hardly come.
+    noise_only: float = 0.3
+    # Of the error in known frames beside that in hidden ones: the condition shows them, so they are easy.
+    known_weight: float = 0.3
     prompt_dropout: float = 0.12  # empty prompt, condition kept
     unconditional: float = 0.05  # empty prompt and no condition: the third guidance branch
     buffer_size: int = 3072  # clips whose latents are kept on the device

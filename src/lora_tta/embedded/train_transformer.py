@@ -15,7 +15,6 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from diffusers import AutoencoderKLHunyuanVideo
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss
 from transformers import ByT5Tokenizer, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from lora_tta.data.ucf101 import caption_of
@@ -226,7 +225,10 @@ def train_transformer(
         noise_only = torch.rand(len(latents), generator=generator, device=latents.device) < recipe.noise_only
         timesteps = torch.where(noise_only, 1.0, shift_timesteps(normal.sigmoid(), alpha))
         velocity = prepared(add_noise(latents, noise, timesteps), timesteps, condition, prompts)
-        return mse_loss(velocity.float(), pack_latents(velocity_target(latents, noise)))
+        error = (velocity.float() - pack_latents(velocity_target(latents, noise))).square().mean(dim=-1)
+        is_known = condition[..., 0]  # a channel of the mask
+        weights = 1 - (1 - recipe.known_weight) * is_known
+        return (weights * error).sum() / weights.sum()
 
     def save() -> None:
         for name in TRAINED_PARTS:
