@@ -3,10 +3,14 @@
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -55,6 +59,53 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -seconds[item.path])
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _forkserver(request: pytest.FixtureRequest) -> None:
+    """Before the first test, the server of forks of the tests, if one of them asks for it."""
+    import torch
+
+    asked = any(
+        "forkserver_with_model" in getattr(item, "fixturenames", ()) for item in request.session.items
+    )
+    # Whoever has asked CUDA passes a broken CUDA on.
+    if asked and sys.platform == "linux" and not torch.cuda.is_available():
+        resource_tracker.ensure_running()
+        with patch("multiprocessing.util.spawnv_passfds", fork_server):
+            start_forkserver()
+
+
+def fork_server(_: bytes, arguments: list[str], passed: list[int]) -> int:
+    """A server of forks that is a fork itself: this process has imported the same, and no test has begun.
+
+    The arguments are those of a Python that would import it all again.
+    """
+    process = os.fork()
+    if process:
+        return process
+    try:
+        # All ends of its pipes but its own, whose other ends would never close.
+        for descriptor in map(int, os.listdir("/proc/self/fd")):
+            if descriptor > 2 and descriptor not in passed:
+                with suppress(OSError):
+                    os.close(descriptor)
+        # What pytest has put in their place writes to a file that is closed now.
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        exec(arguments[-1], {})
+    finally:
+        os._exit(0)
+
+
+def start_forkserver() -> None:
+    """Start the server of forks of this process, unless it runs."""
+    from lora_tta.evaluation import frame_metrics
+    from lora_tta.experiment.processes import END_MODULE
+    from lora_tta.search.launch import WORKER_MODULE
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([END_MODULE, WORKER_MODULE, frame_metrics.__name__])
+    multiprocessing.forkserver.ensure_running()
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline folder with random weights of a few thousand parameters."""
@@ -85,13 +136,7 @@ def forkserver_with_model() -> None:
     So every test that starts processes asks for this one. A worker that a test kills and starts again then
     works within a moment, and kills meet its work, not its imports.
     """
-    from lora_tta.evaluation import frame_metrics
-    from lora_tta.experiment.processes import END_MODULE
-    from lora_tta.search.launch import WORKER_MODULE
-
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([END_MODULE, WORKER_MODULE, frame_metrics.__name__])
-    multiprocessing.forkserver.ensure_running()
+    start_forkserver()
 
 
 @pytest.fixture
