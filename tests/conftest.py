@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: a tiny random model, a few clips, and settings small enough for both."""
 
+import copy
 import multiprocessing
 import multiprocessing.forkserver
 import os
@@ -15,13 +16,16 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from lora_tta.config import Params, load_params
+from lora_tta.config import ModelParams, Params, load_params
 from lora_tta.imports import without_garbage_collection
 
 # The process that hands the tests to others reads this file too, before they begin: it needs no torch.
 if TYPE_CHECKING:
-    from lora_tta.backbones.base import Conditioning
+    import torch
+
+    from lora_tta.backbones.base import Backbone, Conditioning
     from lora_tta.backbones.opensora import OpenSoraBackbone
+    from lora_tta.evaluation.perceptual import PerceptualDistance
     from lora_tta.models.pipeline import OpenSoraContinuationPipeline
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -139,10 +143,16 @@ def forkserver_with_model() -> None:
     start_forkserver()
 
 
+@pytest.fixture(scope="session")
+def repository_params() -> Params:
+    """The repository's settings, read once."""
+    return load_params(REPOSITORY / "params.yaml")
+
+
 @pytest.fixture
-def params(tiny_model: Path, tmp_path: Path) -> Params:
+def params(repository_params: Params, tiny_model: Path, tmp_path: Path) -> Params:
     """The repository's settings with the tiny model, 32x48 pixels, few steps, and stores in ``tmp_path``."""
-    values = load_params(REPOSITORY / "params.yaml").model_dump()
+    values = repository_params.model_dump()
     values["preprocess"] |= {"height": 32, "width": 48, "num_clips": None}
     values["model"] |= {"path": tiny_model, "device": "cpu"}
     values["generation"] |= {"num_inference_steps": 2}
@@ -161,8 +171,14 @@ def params(tiny_model: Path, tmp_path: Path) -> Params:
 
 
 @pytest.fixture
-def moving_frames() -> np.ndarray:
+def moving_frames(moving_frames_once: np.ndarray) -> np.ndarray:
     """(70, 48, 64, 3) uint8 RGB: a smooth pattern that slides to the right."""
+    return moving_frames_once.copy()
+
+
+@pytest.fixture(scope="session")
+def moving_frames_once() -> np.ndarray:
+    """The same, to be copied."""
     rows, columns = np.mgrid[:48, :64]
     shifts = np.arange(70)[:, None, None]
     waves = [np.sin((columns - shifts) / 5), np.sin(rows / 7 + shifts / 9), np.sin((rows + columns) / 6)]
@@ -171,13 +187,53 @@ def moving_frames() -> np.ndarray:
     )
 
 
-@pytest.fixture
-def pipeline(tiny_model) -> "OpenSoraContinuationPipeline":
+@pytest.fixture(scope="session")
+def loaded_pipeline(tiny_model) -> "OpenSoraContinuationPipeline":
+    """The tiny model, to be copied: loading it takes five times as long."""
     import torch
 
     from lora_tta.models.loading import load_pipeline
 
     return load_pipeline(tiny_model, "cpu", torch.float32)
+
+
+@pytest.fixture
+def pipeline(loaded_pipeline) -> "OpenSoraContinuationPipeline":
+    return copy.deepcopy(loaded_pipeline)
+
+
+@pytest.fixture(scope="session")
+def loaded_backbones() -> dict[str, "Backbone"]:
+    """The tiny model as the settings of its loading have it, once a test has asked for it."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def untrained_distance() -> "PerceptualDistance":
+    """The distance with random weights, to be copied."""
+    from lora_tta.evaluation.perceptual import load_perceptual_distance
+
+    return load_perceptual_distance("untrained", "cpu")
+
+
+@pytest.fixture
+def loaded_once(monkeypatch, tiny_model, loaded_backbones, untrained_distance) -> None:
+    """The tiny model and the untrained distance are loaded before; each runner of this process has copies."""
+    from lora_tta.evaluation import perceptual
+    from lora_tta.experiment import lazy_model
+
+    load = lazy_model.load_backbone
+
+    def copied(params: ModelParams, device: "torch.device", for_encoding: bool = False) -> "Backbone":
+        if params.path != tiny_model or device.type != "cpu":
+            return load(params, device, for_encoding)
+        kind = f"{params.model_dump_json()} {for_encoding}"
+        if kind not in loaded_backbones:
+            loaded_backbones[kind] = load(params, device, for_encoding)
+        return copy.deepcopy(loaded_backbones[kind])
+
+    monkeypatch.setattr(lazy_model, "load_backbone", copied)
+    monkeypatch.setattr(perceptual, "_untrained_distance", lambda: copy.deepcopy(untrained_distance))
 
 
 @pytest.fixture

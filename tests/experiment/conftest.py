@@ -51,7 +51,7 @@ def prepared_once() -> dict[str, Path]:
 
 
 @pytest.fixture
-def ready(params, moving_frames, tmp_path, tmp_path_factory, prepared_once) -> Ready:
+def ready(params, moving_frames, tmp_path, tmp_path_factory, prepared_once, loaded_once) -> Ready:
     """Short windows are generated and measured sooner."""
     ready = Ready(params, tmp_path, [])
     ready.change("preprocess", conditioning_frames=17, generated_frames=16)

@@ -33,7 +33,7 @@ POINT = {"rank": 2, "learning_rate": 1e-2, "num_steps": 3}
 
 
 @pytest.fixture
-def prepare(params, tmp_path):
+def prepare(params, tmp_path, loaded_once):
     """Raw frames to a runner and its clip, in folders of their own."""
 
     def prepare(frames: np.ndarray, name: str) -> ClipRunner:
@@ -92,6 +92,7 @@ def test_frames_34_to_65_reach_nothing_but_the_metrics(prepare, moving_frames, p
 
 
 @pytest.mark.slow(12)
+@pytest.mark.usefixtures("loaded_once")
 @pytest.mark.parametrize("known", [1, 9, 17, 49])
 def test_with_any_number_of_known_frames_the_others_reach_nothing_but_the_metrics(
     params, moving_frames, tmp_path, known

@@ -52,7 +52,7 @@ def clips_once() -> dict[tuple, Path]:
 
 @pytest.fixture
 def search_at(
-    with_search, moving_frames, empty_database, clips_once, tmp_path_factory
+    with_search, moving_frames, empty_database, clips_once, tmp_path_factory, loaded_once
 ) -> Callable[..., Search]:
     """Searches that have not begun, in folders that do not exist; short windows end them sooner."""
 

@@ -82,6 +82,7 @@ def change_future_of(split: Split, raw) -> None:
 
 
 @pytest.mark.slow(60)
+@pytest.mark.usefixtures("loaded_once")
 def test_the_future_of_a_test_clip_changes_its_scores_and_that_of_a_search_clip_the_searchs(raw):
     before = Run()
     assert before.metrics["psnr"]["clips"] == 2

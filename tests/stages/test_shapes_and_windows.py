@@ -39,6 +39,7 @@ SETTINGS = [
 
 
 @pytest.mark.slow(15)
+@pytest.mark.usefixtures("loaded_once")
 def test_shapes_windows_and_captions_come_through_to_report_and_mlflow(
     tmp_path, monkeypatch, tiny_model, moving_frames, empty_database
 ):
