@@ -50,6 +50,9 @@ def run_in(folder: Path, *command: str, warm: bool = True) -> str:
         "PYTHONPATH": str(folder / "src"),
         # The first process that imports the copy's code keeps it compiled for the others.
         "PYTHONDONTWRITEBYTECODE": "",
+        # DVC would start a process after each command that tells its makers of it, and one that asks for
+        # a newer version.
+        "DVC_TEST": "1",
         **{f"GIT_{role}_{field}": "t" for role in ("AUTHOR", "COMMITTER") for field in ("NAME", "EMAIL")},
     }
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)

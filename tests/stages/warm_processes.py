@@ -6,6 +6,7 @@ environment, streams and a status of its own, and imports ``lora_tta`` from the 
 """
 
 import ast
+import atexit
 import importlib
 import os
 import runpy
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
@@ -25,10 +27,21 @@ from pathlib import Path
 import psutil
 
 SOURCE = Path(__file__).parents[2] / "src"
+# What DVC's commands import when they run.
+OF_DVC = (
+    "dvc.cli.parser",
+    "dvc.data_cloud",
+    "dvc.repo.experiments.queue.celery",
+    "dvc.repo.graph",
+    "dvc.repo.index",
+    "dvc.repo.plots",
+    "dvc.repo.stage",
+    "dulwich.porcelain",
+)
 CLIENT = """#!{python} -IS
 import os, signal, socket, sys
 arguments = {before} + sys.argv[1:]
-is_module = arguments[:1] == ["-m"] and arguments[1].split(".")[0] == "lora_tta"
+is_module = arguments[:1] == ["-m"] and arguments[1].split(".")[0] in ("lora_tta", "dvc")
 if not is_module and arguments[:1] != ["-c"] and not "".join(arguments[:1]).endswith(".py"):
     os.execv({python!r}, [{python!r}, *arguments])
 words = [os.getcwd(), *(f"{{name}}={{value}}" for name, value in os.environ.items()), "", *arguments]
@@ -52,9 +65,9 @@ sys.exit(status)
 
 @cache
 def warm_programs() -> Path:
-    """A folder with ``python`` and ``lora-tta``, for the front of PATH; one server for a run of the tests.
+    """A folder with ``python``, ``lora-tta`` and ``dvc``, for the front of PATH; one server for all tests.
 
-    Python's modules of the package, code (``-c``) and files start warm; all else starts as ever.
+    Python's modules of the package and of DVC, code (``-c``) and files start warm; all else starts as ever.
     """
     owner = psutil.Process(os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid())
     # Not with the tests' files: the system takes no path of 108 bytes or more for a socket. A killed server
@@ -63,7 +76,11 @@ def warm_programs() -> Path:
     with tempfile.TemporaryDirectory(dir=folder.parent) as name:
         made, address = Path(name) / "made", folder / "server"
         made.mkdir()
-        for program, before in (("python", []), ("lora-tta", ["-m", "lora_tta.cli.main"])):
+        for program, before in (
+            ("python", []),
+            ("lora-tta", ["-m", "lora_tta.cli.main"]),
+            ("dvc", ["-m", "dvc"]),
+        ):
             text = CLIENT.format(python=sys.executable, before=before, address=str(address))
             (made / program).write_text(text)
             (made / program).chmod(0o755)
@@ -85,11 +102,11 @@ def warm_python() -> str:
 
 
 def import_libraries() -> None:
-    """Import what the package imports of others, as its own servers of forks do."""
+    """Import what DVC and the package import of others, as the package's own servers of forks do."""
     from lora_tta.imports import without_first_use_of_cuda, without_garbage_collection
 
     with without_garbage_collection(), without_first_use_of_cuda():
-        for name in imported_names():
+        for name in (*imported_names(), *OF_DVC):
             with suppress(ImportError):
                 importlib.import_module(name)
     # The package itself comes from the code under test.
@@ -109,32 +126,61 @@ def imported_names() -> Iterator[str]:
             yield from (name for name in names if name.split(".")[0] != "lora_tta")
 
 
+def leave_imports_alone() -> None:
+    """Ends of forks take apart nothing that the server has imported, which would copy its memory."""
+    import torch
+
+    for finalizer in weakref.finalize._registry:
+        finalizer.atexit = False
+    atexit.unregister(torch._dynamo.utils.dump_compile_times)
+
+
 def serve(listener: socket.socket, owner: int, folder: Path) -> None:
-    """Fork a process for each connection, until the owner's end; return in the forked processes."""
+    """Fork a process for each connection, until the owner's end; return in the forked processes.
+
+    A connection gets the number of its process, and then its status.
+    """
+    woken, wakes = os.pipe()
+    os.set_blocking(wakes, False)
+    signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    connections: dict[int, socket.socket] = {}
     while psutil.pid_exists(owner):
-        if select.select([listener], [], [], 1)[0]:
+        ready = select.select([listener, woken], [], [], 1)[0]
+        if listener in ready:
             connection, _ = listener.accept()
-            if not os.fork():
-                listener.close()
+            process = os.fork()
+            if not process:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                for each in (listener, *connections.values()):
+                    each.close()
+                os.close(woken)
+                os.close(wakes)
                 return run_command(connection)
-            connection.close()
+            connections[process] = connection
+            tell(connection, process)
+        if woken in ready:
+            os.read(woken, 100)
+            for process in list(connections):
+                if (ended := os.waitpid(process, os.WNOHANG))[0]:
+                    tell(connections[process], os.waitstatus_to_exitcode(ended[1]))
+                    connections.pop(process).close()
     shutil.rmtree(folder)
     os._exit(0)
 
 
+def tell(connection: socket.socket, number: int) -> None:
+    """Send a number to a client, which may be gone."""
+    with suppress(BrokenPipeError, ConnectionResetError):
+        connection.sendall(f"{number}\n".encode())
+
+
 def run_command(connection: socket.socket) -> None:
-    """Run a command in a forked process, and send its number and then its status."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    """Run a command in a forked process."""
     _, streams, _, _ = socket.recv_fds(connection, 1, 3)
     words = connection.makefile("rb").read().decode(errors="surrogateescape").split("\0")
     end = words.index("")
-    process = os.fork()
-    if process:
-        connection.sendall(f"{process}\n".encode())
-        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-        with suppress(BrokenPipeError):
-            connection.sendall(f"{code}\n".encode())
-        os._exit(0)
     connection.close()
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
@@ -176,8 +222,8 @@ def run_python(arguments: list[str]) -> None:
 def main() -> None:
     """The server's process."""
     del sys.path[0]  # the folder of this file, where other programs look in theirs
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     import_libraries()
+    leave_imports_alone()
     listener, owner, folder = sys.argv[1:]
     serve(socket.socket(fileno=int(listener)), int(owner), Path(folder))
 
