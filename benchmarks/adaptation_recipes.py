@@ -7,8 +7,8 @@ stays in the cache: run the command again after a kill, and it goes on. From the
 `dvc repro preprocess`, or with clips of benchmarks/evidence_clips.py:
 
     python benchmarks/adaptation_recipes.py --output recipes.json
-    python benchmarks/adaptation_recipes.py --clips-folder outputs/evidence/clips \\
-        --encoded outputs/evidence/encoded --processes 16 --minutes 25 --output recipes.json
+    python benchmarks/adaptation_recipes.py --clips-folder .cache/evidence/clips \\
+        --encoded .cache/evidence/encoded --processes 16 --minutes 25 --output recipes.json
     python benchmarks/adaptation_recipes.py --clips 1 --recipes offset --steps 1  # smoke test of this script
 """
 

@@ -5,7 +5,7 @@ of the test of classes that the embedded model was trained on and half of classe
 preprocesses them as the pipeline does. `--output` gets the raw videos, the lists that split them, and the
 folder `clips`, which is all that the benchmark needs. From the repository root:
 
-    python benchmarks/evidence_clips.py --output outputs/evidence --real FOLDER --real-search NAME
+    python benchmarks/evidence_clips.py --output .cache/evidence --real FOLDER --real-search NAME
 """
 
 import argparse
