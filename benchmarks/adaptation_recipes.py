@@ -64,6 +64,7 @@ class Recipe:
         steps: numbers of steps to try, None for those of the command line.
         each_number: whether every number of steps is reported at its best learning rate, and not the best.
         generation: changes of the settings of the generation.
+        adapted: whether there is an adaptation; without, what the generation alone changes is seen.
     """
 
     changes: dict[str, Any]
@@ -71,6 +72,7 @@ class Recipe:
     steps: tuple[int, ...] | None = None
     each_number: bool = False
     generation: dict[str, Any] = field(default_factory=dict)
+    adapted: bool = True
 
 
 STOPPING = {"held_out": 2, "every": 10, "patience": 3, "draws": 4, "refit": True}
@@ -97,6 +99,7 @@ RECIPES = {
     "lora, prefix, logit-normal times": Recipe({"method": LORA, "timesteps": "logit_normal"}, (1e-3, 3e-3)),
     "lora, prefix, all frames count": Recipe({"method": LORA, "scored": "all"}, (1e-3, 3e-3)),
     "pissa, prefix": Recipe({"method": LORA | {"init_lora_weights": "pissa"}}, (3e-4, 1e-3)),
+    "no adaptation, 3 samples, medoid": Recipe({}, generation=MEDOID, adapted=False),
     "lora, prefix, 3 samples, medoid": Recipe({"method": LORA}, (1e-3, 3e-3), generation=MEDOID),
 }
 Point = tuple[float, int]
@@ -214,7 +217,8 @@ class Study:
         tasks = [Trajectory(NO_ADAPTATION, self.params, clip, (None, LAST_FRAME)) for clip in clips]
         for row, (name, (rate, steps)) in rows.items():
             params = self.params_of(name, rate, steps)
-            tasks += [Trajectory(row, params, clip, arms_of([steps])) for clip in clips]
+            arms = arms_of([steps]) if RECIPES[name].adapted else [None]
+            tasks += [Trajectory(row, params, clip, arms) for clip in clips]
         done: dict[str, list[list[ClipResult]]] = defaultdict(list)
 
         def wanted(task: Trajectory) -> bool:
@@ -238,6 +242,9 @@ class Study:
             for row, (name, point) in rows.items():
                 if len(done[row]) == len(clips) and row in self.report["unfinished"]:
                     self.add(row, name, point, baseline, [outcomes[0] for outcomes in done[row]])
+        found = self.report["recipes"]
+        self.report["recipes"] = {row: found[row] for row in rows if row in found}
+        self.write()
 
     def chosen(self, name: str) -> dict[str, tuple[str, Point]]:
         """The rows of a recipe in the table: the recipe, and its best point on the clips that choose."""
@@ -271,7 +278,7 @@ class Study:
             edges.append(steps in (numbers[0], numbers[-1]))
         statistics = self.params.evaluation.bootstrap_samples, self.params.evaluation.seed
         self.report["recipes"][row] = {
-            "learning_rate": rate,
+            "learning_rate": rate if RECIPES[recipe].adapted else None,
             "num_steps": steps,
             "on the edge": any(edges),
             **figures(baseline, adapted, *statistics),

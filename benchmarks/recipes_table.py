@@ -1,6 +1,7 @@
 """The figures and tables of benchmarks/adaptation_recipes.py, from the results of clips."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,8 @@ def figures(baseline: Results, adapted: Results, samples: int, seed: int) -> dic
         samples: of the bootstrap.
         seed: of the bootstrap.
     """
-    pairs = pair_results(baseline, adapted)
+    # A chosen sample is compared with the one that there is without a choice.
+    pairs = pair_results(baseline, [replace(result, candidates=()) for result in adapted])
     befores, afters = (list(side) for side in zip(*pairs, strict=True))
 
     def compared(name: str, before: Results, after: Results) -> dict[str, Any]:
