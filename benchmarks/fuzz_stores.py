@@ -23,9 +23,9 @@ from mutations import mutate
 
 from lora_tta.config import Params, load_params
 from lora_tta.errors import UserError
-from lora_tta.imports import without_garbage_collection
+from lora_tta.imports import large_imports
 
-with without_garbage_collection():
+with large_imports():
     import optuna
 
     from lora_tta.search.samplers import build_sampler

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from lora_tta.config import ModelParams, Params, load_params
-from lora_tta.imports import without_garbage_collection
+from lora_tta.imports import large_imports
 
 # The process that hands the tests to others reads this file too, before they begin: it needs no torch.
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ REPOSITORY = Path(__file__).parent.parent
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
     """What the tests import stays."""
-    with without_garbage_collection():
+    with large_imports():
         return (yield)
 
 

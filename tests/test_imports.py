@@ -1,21 +1,23 @@
 import gc
+import os
+import signal
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from lora_tta.imports import without_first_use_of_cuda, without_garbage_collection
+from lora_tta.imports import large_imports, without_first_use_of_cuda
 
 with_cuda = pytest.mark.skipif(not hasattr(torch._C, "_cuda_getDeviceCount"), reason="this torch has no CUDA")
 
 
 def test_nothing_is_collected_meanwhile_and_imports_never():
     before = gc.get_freeze_count()
-    with without_garbage_collection():
+    with large_imports():
         assert not gc.isenabled()
         imported = [[] for _ in range(1000)]
-        with without_garbage_collection():
+        with large_imports():
             assert not gc.isenabled()
         assert not gc.isenabled()
         assert gc.get_freeze_count() == before
@@ -24,15 +26,29 @@ def test_nothing_is_collected_meanwhile_and_imports_never():
 
 
 def test_collection_goes_on_after_an_import_that_fails():
-    with pytest.raises(ImportError), without_garbage_collection():
+    with pytest.raises(ImportError), large_imports():
         import lora_tta.no_such_module  # noqa: F401
     assert gc.isenabled()
+
+
+def test_ctrl_c_counts_after_the_imports():
+    """Inside, torch's C++ would abort the process at the exception."""
+    imported = []
+
+    def interrupted_imports() -> None:
+        with large_imports():
+            os.kill(os.getpid(), signal.SIGINT)
+            imported.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_imports()
+    assert imported
 
 
 def test_it_stays_off_where_it_was_off():
     gc.disable()
     try:
-        with without_garbage_collection():
+        with large_imports():
             pass
         assert not gc.isenabled()
     finally:
@@ -44,8 +60,8 @@ def test_the_last_collection_leaves_nothing_out():
 import atexit, gc
 # The first to be registered is the last to run.
 atexit.register(lambda: print(gc.get_freeze_count()))
-from lora_tta.imports import without_garbage_collection
-with without_garbage_collection():
+from lora_tta.imports import large_imports
+with large_imports():
     import json
 print(gc.get_freeze_count() > 0)
 """

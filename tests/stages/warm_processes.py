@@ -103,9 +103,9 @@ def warm_python() -> str:
 
 def import_libraries() -> None:
     """Import what DVC and the package import of others, as the package's own servers of forks do."""
-    from lora_tta.imports import without_first_use_of_cuda, without_garbage_collection
+    from lora_tta.imports import large_imports, without_first_use_of_cuda
 
-    with without_garbage_collection(), without_first_use_of_cuda():
+    with large_imports(), without_first_use_of_cuda():
         for name in (*imported_names(), *OF_DVC):
             with suppress(ImportError):
                 importlib.import_module(name)

@@ -8,7 +8,7 @@ from typing import Any
 from lora_tta.config import load_own_or_packaged_params
 from lora_tta.data.folder import lies_in, printable
 from lora_tta.errors import UserError
-from lora_tta.imports import without_garbage_collection
+from lora_tta.imports import large_imports
 
 SUFFIX = ".mp4"
 CONTINUED, COMPARISON = "_continued", "_comparison"
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
     comparison = output.with_name(f"{output.stem}{COMPARISON}{SUFFIX}")
     _check_free(arguments, [output] if arguments.no_compare else [output, comparison])
 
-    with without_garbage_collection():
+    with large_imports():
         from lora_tta.experiment.own_video import continue_video
 
     result = continue_video(

@@ -2,9 +2,9 @@
 
 from importlib import import_module
 
-from lora_tta.imports import without_first_use_of_cuda, without_garbage_collection
+from lora_tta.imports import large_imports, without_first_use_of_cuda
 
-with without_garbage_collection(), without_first_use_of_cuda():
+with large_imports(), without_first_use_of_cuda():
     from lora_tta.backbones import backbone_module
     from lora_tta.config import BACKBONES
     from lora_tta.experiment.runner import ClipRunner

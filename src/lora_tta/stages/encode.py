@@ -2,9 +2,9 @@
 
 import json
 
-from lora_tta.imports import without_garbage_collection
+from lora_tta.imports import large_imports
 
-with without_garbage_collection():
+with large_imports():
     from tqdm import tqdm
 
     from lora_tta.cache.store import ContentCache
