@@ -49,7 +49,7 @@ class VAERecipe:
 
     video: Video = field(default_factory=Video)
     optimisation: Optimisation = field(
-        default_factory=lambda: Optimisation(steps=9000, batch_size=16, learning_rate=2e-3, warmup_steps=100)
+        default_factory=lambda: Optimisation(steps=8000, batch_size=8, learning_rate=2e-3, warmup_steps=100)
     )
     config: dict[str, Any] = field(
         default_factory=lambda: {
@@ -65,12 +65,12 @@ class VAERecipe:
     )
     # The group norms see a whole clip, so every length that is encoded alone is trained: length -> share.
     clip_lengths: dict[int, float] = field(default_factory=lambda: {65: 0.25, 33: 0.35, 17: 0.3, 1: 0.1})
-    frames_per_step: int = 260  # about, in at most `batch_size` clips, on each device
+    frames_per_step: int = 130  # about, in at most `batch_size` clips, on each device
     error_scale: float = 4e-3  # a clip counts with log(1 + error / error_scale); 4e-3 is 30 dB
     chroma_weight: float = 2.0  # of errors in the two colour differences beside those in brightness
     latent_weight: float = 20.0  # of the error in the principal components, while these are decoded
     final_latent_weight: float = 0.5  # afterwards
-    decode_targets: float = 0.15  # share of the training that decodes the components themselves
+    decode_targets: float = 1.0  # share of the steps, the first ones, that decode the components
     kl_weight: float = 1e-2  # of the mean divergence per latent value
 
 
@@ -81,7 +81,7 @@ class TransformerRecipe:
     video: Video = field(default_factory=Video)
     optimisation: Optimisation = field(
         default_factory=lambda: Optimisation(
-            steps=9000, batch_size=96, learning_rate=1e-3, warmup_steps=300, compile=True
+            steps=7600, batch_size=192, learning_rate=1.5e-3, warmup_steps=300, compile=True
         )
     )
     config: dict[str, Any] = field(
@@ -134,7 +134,7 @@ class TransformerRecipe:
     known_weight: float = 0.3
     prompt_dropout: float = 0.12  # empty prompt, condition kept
     unconditional: float = 0.05  # empty prompt and no condition: the third guidance branch
-    buffer_size: int = 3072  # clips whose latents are kept on the device
+    buffer_size: int = 1024  # clips whose latents are kept on each device
     fresh_clips: int = 16  # rendered and encoded together; they replace the oldest
     refresh_every: int = 8  # steps between two such replacements
 

@@ -256,7 +256,7 @@ def _render_frames(scene: Scene, height: int, width: int, piece: int = 8) -> Ten
     return torch.cat(pictures)
 
 
-def _write_avi(path: Path, frames: Tensor, fps: int) -> None:
+def write_avi(path: Path, frames: Tensor, fps: int) -> None:
     """Write (frames, height, width, 3) uint8 as MPEG-4 part 2 in AVI, as UCF-101's files are."""
     import av  # rendering, and with it training on a GPU machine, must not need PyAV
 
@@ -304,6 +304,6 @@ def write_dataset(
         scene = draw_scene(class_name, clip_seed, num_frames, fps)
         path = Path(root) / class_name / f"v_{class_name}_g{index // 2 + 1:02d}_c{index % 2 + 1:02d}.avi"
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_avi(path, _render_frames(scene, height, width), fps)
+        write_avi(path, _render_frames(scene, height, width), fps)
         paths.append(path)
     return paths
