@@ -90,6 +90,7 @@ def main() -> None:
     """Record clip by clip."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--clips", type=int, default=20, help="of the data, the first of the manifest")
+    parser.add_argument("--sampling-steps", type=int, default=8)
     parser.add_argument("--fewer-steps", type=int, default=4, help="sampling steps of a screening")
     parser.add_argument("--screened", type=int, default=8, help="clips that have them, the first")
     parser.add_argument(
@@ -105,7 +106,7 @@ def main() -> None:
     preprocess(params.data, cut, clips_folder, workers=1)
     recorder = Recorder(params, clips_folder)
     known = set(pd.read_csv(options.output)["clip"]) if options.output.exists() else set()
-    steps = params.generation.num_inference_steps
+    steps = options.sampling_steps
     for number, clip in list(enumerate(read_manifest(clips_folder)))[first::count]:
         if clip.clip_id not in known:
             sampling_steps = [steps, options.fewer_steps] if number < options.screened else [steps]

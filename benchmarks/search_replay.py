@@ -161,7 +161,7 @@ def replay(table: pd.DataFrame, costs: Costs, seeds: int) -> pd.DataFrame:
         chosen, spent, steps, generated = [], [], [], []
         for seed in range(seeds):
             work = Work(scores)
-            chosen.append(search(work, params_of(settings, seed), clips))
+            chosen.append(search(work, params_of(settings, seed, costs.sampling_steps), clips))
             spent.append(costs.of(work))
             steps.append(work.steps)
             generated.append(len(work.generated))
@@ -190,9 +190,10 @@ def replay(table: pd.DataFrame, costs: Costs, seeds: int) -> pd.DataFrame:
     return pd.DataFrame(rows).fillna("")
 
 
-def params_of(settings: dict, seed: int) -> Params:
-    """The repository's settings with the published space and those of a search."""
+def params_of(settings: dict, seed: int, sampling_steps: int) -> Params:
+    """Settings of the repository, with the published space, the table's sampling steps and a search's own."""
     values = load_params().model_dump()
+    values["generation"]["num_inference_steps"] = sampling_steps
     values["search"] |= {
         "n_trials": 18,
         "space": SPACE,
@@ -223,7 +224,7 @@ def main() -> None:
         options.step_seconds,
         options.generation_seconds,
         options.decoding_seconds,
-        load_params().generation.num_inference_steps,
+        int(table["num_inference_steps"].max()),
     )
     print(replay(table, costs, options.seeds).to_markdown(index=False))
 

@@ -24,10 +24,10 @@ def test_the_repositorys_parameters_are_valid():
     ("change", "named"),
     [
         (("height: 64", "height: 60"), "preprocess.height"),
-        (("num_inference_steps: 8", "num_inference_step: 8"), "generation.num_inference_step"),
+        (("num_inference_steps: 2", "num_inference_step: 2"), "generation.num_inference_step"),
         (("  seed: 0", "  sede: 0"), "preprocess.sede: unknown key \\(did you mean seed\\?\\)"),
         (
-            ("    rank: 16", "    ranks: 16"),
+            ("    rank: 8\n", "    ranks: 8\n"),
             "adaptation.method.lora.ranks: unknown key \\(did you mean rank\\?\\)",
         ),
         (("\ncache:", "\ncach:"), "cach: unknown key \\(did you mean cache\\?\\)"),
@@ -36,13 +36,13 @@ def test_the_repositorys_parameters_are_valid():
         (("guidance_oscillation: true", "guidance_oscillation: 1"), "generation.guidance_oscillation"),
         (("num_threads: 1 ", "num_threads: true "), "model.num_threads"),
         (("max_gigabytes: 20", "max_gigabytes: .nan"), "cache.max_gigabytes"),
-        (("learning_rate: 1.0e-3", "learning_rate: .inf"), "adaptation.learning_rate"),
+        (("learning_rate: 3.0e-3", "learning_rate: .inf"), "adaptation.learning_rate"),
         (("sampler: tpe", "sampler: annealing"), "search.sampler"),
         (("max_grad_norm: 1.0", "max_grad_norm: much"), "adaptation.max_grad_norm"),
         (("rank: [4, 8, 16]", "rank: []"), "search.space.rank"),
         (("primary: psnr", "primary: sharpness"), "evaluation.primary: 'sharpness' is no metric"),
-        (("search_clips: 4 ", "search_clips: 0 "), "preprocess.search_clips"),
-        (("search_clips: 4 ", "search_clips: 12 "), "preprocess: search_clips must be below num_clips"),
+        (("search_clips: 5 ", "search_clips: 0 "), "preprocess.search_clips"),
+        (("search_clips: 5 ", "search_clips: 16 "), "preprocess: search_clips must be below num_clips"),
         (("size: null", "size: 512px"), "preprocess.size"),
         (("windows_per_video: 1", "windows_per_video: 0"), "preprocess.windows_per_video"),
         (("stride: null", "stride: 0"), "preprocess.stride"),
@@ -99,7 +99,7 @@ def test_what_no_yaml_library_makes_a_value_of_is_one_line(tmp_path, value):
 
 
 def test_without_a_number_of_clips_that_of_the_search_is_free(tmp_path):
-    text = TEXT.replace("num_clips: 12 ", "num_clips: null ").replace("search_clips: 4 ", "search_clips: 99 ")
+    text = TEXT.replace("num_clips: 16 ", "num_clips: null ").replace("search_clips: 5 ", "search_clips: 99 ")
     assert load_params(written(tmp_path, text)).preprocess.search_clips == 99
 
 
