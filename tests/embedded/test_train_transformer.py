@@ -11,6 +11,7 @@ from lora_tta.embedded.train_transformer import (
     LatentBuffer,
     TextConditionedTransformer,
     draw_conditions,
+    mean_error,
     train_transformer,
 )
 from lora_tta.models.packing import build_condition, pack_condition, pack_latents
@@ -101,3 +102,10 @@ def test_without_guidance_inputs_neither_prompt_nor_condition_is_left(transforme
     condition, rows = draw_conditions(latents, alone, prompts, recipe, torch.Generator().manual_seed(0))
     assert not condition.any()
     assert (rows == EMPTY_PROMPT).all()
+
+
+def test_known_frames_count_less():
+    """Two hidden tokens with error 1 and one known token with error 4: (1 + 1 + 0.5 x 4) / 2.5."""
+    error, is_known = torch.tensor([[1.0, 1.0, 4.0]]), torch.tensor([[0.0, 0.0, 1.0]])
+    assert mean_error(error, is_known, 0.5) == pytest.approx(1.6)
+    assert mean_error(error, is_known, 1.0) == pytest.approx(2.0)
