@@ -182,7 +182,7 @@ def draw_conditions(
 
 
 def mean_error(error: Tensor, is_known: Tensor, known_weight: float) -> Tensor:
-    """Weighted mean of the errors of tokens (B, N), where those of known frames, 1 in ``is_known``, count less."""
+    """Mean of the errors of tokens (B, N), weighted: those of known frames, 1 in ``is_known``, count less."""
     weights = 1 - (1 - known_weight) * is_known
     return (weights * error).sum() / weights.sum()
 
