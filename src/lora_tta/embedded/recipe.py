@@ -69,7 +69,7 @@ class VAERecipe:
     error_scale: float = 4e-3  # a clip counts with log(1 + error / error_scale); 4e-3 is 30 dB
     chroma_weight: float = 2.0  # of errors in the two colour differences beside those in brightness
     latent_weight: float = 20.0  # of the error in the principal components, while these are decoded
-    final_latent_weight: float = 0.5  # afterwards
+    final_latent_weight: float = 0.5  # afterwards, if `decode_targets` is below 1
     decode_targets: float = 1.0  # share of the steps, the first ones, that decode the components
     kl_weight: float = 1e-2  # of the mean divergence per latent value
 
