@@ -5,6 +5,7 @@ import multiprocessing
 import multiprocessing.forkserver
 import os
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -95,8 +96,10 @@ def fork_server(_: bytes, arguments: list[str], passed: list[int]) -> int:
         # What pytest has put in their place writes to a file that is closed now.
         sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
         exec(arguments[-1], {})
-    finally:
-        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
 
 
 def start_forkserver() -> None:

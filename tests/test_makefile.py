@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from commands import REPOSITORY
 from packaging.requirements import Requirement
 from packaging.version import Version
 from ruamel.yaml import YAML
-from warm_processes import warm_programs
 
 MAKEFILE = REPOSITORY / "Makefile"
 CLIP = REPOSITORY / "tests/data/cases/clip_3gp.3gp"
@@ -39,7 +39,7 @@ def checkout(tmp_path: Path) -> Path:
         shutil.copy(REPOSITORY / name, tmp_path)
     programs = tmp_path / ".venv/bin"
     programs.mkdir(parents=True)
-    (programs / "lora-tta").symlink_to(warm_programs() / "lora-tta")
+    (programs / "lora-tta").symlink_to(Path(sys.executable).with_name("lora-tta"))
     (programs / "dvc").write_text("#!/bin/sh\n")
     (programs / "dvc").chmod(0o755)
     (tmp_path / ".venv/.ready").touch()
