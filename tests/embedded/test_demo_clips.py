@@ -9,6 +9,7 @@ from PIL import Image
 from lora_tta.embedded import demo_clips
 from lora_tta.embedded.demo_clips import write_footage, write_pieces
 from lora_tta.embedded.synthetic import write_avi
+from lora_tta.errors import UserError
 
 
 def frames_of(path):
@@ -31,6 +32,16 @@ def test_pieces_of_a_video_follow_each_other_in_one_group(tmp_path):
         frames = frames_of(tmp_path / f"data/OldFilm/v_OldFilm_g01_c{number:02d}.avi")
         assert frames.shape == (5, 32, 48, 3)
         assert np.abs(frames.mean(axis=(1, 2, 3)) - 20 * np.arange(first, first + 5)).max() < 8
+
+
+@pytest.mark.parametrize(
+    ("frames", "fps", "named"), [(11, 25, "has 11 frames: take one of 12"), (12, 24, "24 frames a second")]
+)
+def test_a_video_that_would_give_other_pieces_is_refused(tmp_path, frames, fps, named):
+    write_avi(tmp_path / "film.avi", torch.zeros(frames, 64, 96, 3, dtype=torch.uint8), fps)
+    with pytest.raises(UserError, match=named):
+        write_pieces(tmp_path / "data", tmp_path / "film.avi")
+    assert not (tmp_path / "data").exists()
 
 
 def test_rendered_footage_shows_free_photographs_alone(tmp_path):

@@ -8,16 +8,19 @@ docs/embedded_model.md names the real videos and their licences.
 import argparse
 import json
 import shutil
+import sys
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import av
+import numpy as np
 import torch
 
 from lora_tta.embedded.footage import draw_footage
 from lora_tta.embedded.footage_rendering import PhotographBank, render_footage
 from lora_tta.embedded.synthetic import DATASET_SEED, write_avi, write_dataset
+from lora_tta.errors import UserError, report_user_errors
 
 # Of the photographs in rendered clips, which go with the repository: what nobody has to be named for.
 FREE = ("public domain", "CC0-1.0", "no known copyright restrictions")
@@ -43,23 +46,29 @@ def write_footage(root: Path, photographs: Path) -> None:
 
 
 def write_pieces(root: Path, video: Path) -> None:
-    """Write pieces of a video, scaled down to the width of the set; its name is the name of their class."""
+    """Write pieces of a video, scaled down to the width of the set; its name is the name of their class.
+
+    Raises:
+        UserError: the video has another frame rate than the set, or is too short.
+    """
     class_name = "".join(part.capitalize() for part in video.stem.split("_"))
     with av.open(video) as container:
         stream = container.streams.video[0]
+        if stream.average_rate != FPS:
+            raise UserError(f"{video} has {stream.average_rate} frames a second: convert it to {FPS}")
         height = WIDTH * stream.height // stream.width // 2 * 2
-        decoded = (
-            torch.from_numpy(
-                frame.to_ndarray(format="rgb24", width=WIDTH, height=height, interpolation="AREA")
-            )
-            for frame in container.decode(stream)
-        )
-        for index in range(CLIPS):
-            frames = torch.stack(list(islice(decoded, FRAMES)))
-            path = root / class_name / f"v_{class_name}_g01_c{index + 1:02d}.avi"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_avi(path, frames, FPS)
-            list(islice(decoded, GAP))
+        needed = CLIPS * (FRAMES + GAP) - GAP
+        frames = [
+            frame.to_ndarray(format="rgb24", width=WIDTH, height=height, interpolation="AREA")
+            for frame in islice(container.decode(stream), needed)
+        ]
+    if len(frames) < needed:
+        raise UserError(f"{video} has {len(frames)} frames: take one of {needed} or more")
+    for index in range(CLIPS):
+        start = index * (FRAMES + GAP)
+        path = root / class_name / f"v_{class_name}_g01_c{index + 1:02d}.avi"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_avi(path, torch.from_numpy(np.stack(frames[start : start + FRAMES])), FPS)
 
 
 def main() -> None:
@@ -76,4 +85,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(report_user_errors(main))
