@@ -11,8 +11,8 @@ from lora_tta.embedded.train_transformer import (
     LatentBuffer,
     TextConditionedTransformer,
     draw_conditions,
-    mean_error,
     train_transformer,
+    weighted_error,
 )
 from lora_tta.models.packing import build_condition, pack_condition, pack_latents
 
@@ -107,5 +107,5 @@ def test_without_guidance_inputs_neither_prompt_nor_condition_is_left(transforme
 def test_known_frames_count_less():
     """Two hidden tokens with error 1 and one known token with error 4: (1 + 1 + 0.5 x 4) / 2.5."""
     error, is_known = torch.tensor([[1.0, 1.0, 4.0]]), torch.tensor([[0.0, 0.0, 1.0]])
-    assert mean_error(error, is_known, 0.5) == pytest.approx(1.6)
-    assert mean_error(error, is_known, 1.0) == pytest.approx(2.0)
+    assert weighted_error(error, is_known, 0.5) == pytest.approx(1.6)
+    assert weighted_error(error, is_known, 1.0) == pytest.approx(2.0)

@@ -181,7 +181,7 @@ def draw_conditions(
     return pack_condition(mask, mask * reference), torch.where(drop, EMPTY_PROMPT, prompts)
 
 
-def mean_error(error: Tensor, is_known: Tensor, known_weight: float) -> Tensor:
+def weighted_error(error: Tensor, is_known: Tensor, known_weight: float) -> Tensor:
     """Mean of the errors of tokens (B, N), weighted: those of known frames, 1 in ``is_known``, count less."""
     weights = 1 - (1 - known_weight) * is_known
     return (weights * error).sum() / weights.sum()
@@ -232,7 +232,7 @@ def train_transformer(
         timesteps = torch.where(noise_only, 1.0, shift_timesteps(normal.sigmoid(), alpha))
         velocity = prepared(add_noise(latents, noise, timesteps), timesteps, condition, prompts)
         error = (velocity.float() - pack_latents(velocity_target(latents, noise))).square().mean(dim=-1)
-        return mean_error(error, condition[..., 0], recipe.known_weight)
+        return weighted_error(error, condition[..., 0], recipe.known_weight)
 
     def save() -> None:
         for name in TRAINED_PARTS:
