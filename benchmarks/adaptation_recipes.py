@@ -273,7 +273,8 @@ class Study:
         """Add a finished row to the report."""
         rate, steps = point
         rates, numbers = RECIPES[recipe].rates, self.steps_of(recipe)
-        edges = [rate in (min(rates), max(rates))] if rates else []
+        # Two rates have nothing between them.
+        edges = [rate in (min(rates), max(rates))] if len(rates) > 2 else []
         if not RECIPES[recipe].each_number and len(numbers) > 1 and rates:
             edges.append(steps in (numbers[0], numbers[-1]))
         statistics = self.params.evaluation.bootstrap_samples, self.params.evaluation.seed

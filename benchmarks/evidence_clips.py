@@ -39,6 +39,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.output.exists():
         raise UserError(f"{arguments.output} is there already: remove it or name another folder")
+    if arguments.real_search and not arguments.real:
+        raise UserError("--real-search names files of the folder --real, which is missing")
     params = load_params().preprocess
     videos = arguments.output / "videos"
     lists = render(videos, params, arguments.search, arguments.test)

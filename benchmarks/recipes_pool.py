@@ -2,13 +2,13 @@
 
 The pool of the pipeline runs one setting on all clips and gives each process a GPU of its own. Here every
 task has its own settings, and processes may share a GPU, as the embedded model leaves most of one idle. A
-task that fails, and a process that dies, spoil that task alone.
+task that fails, and a process that dies, spoil that task alone. The others go on without a dead process.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -66,35 +66,27 @@ class Worker:
     """
 
     def __init__(self, params: Params, clips_folder: Path, encoded: Path):
-        self._first = ClipRunner(params, clips_folder, encoded)
+        self._runner = ClipRunner(params, clips_folder, encoded)
 
     def encode(self, clip: Clip) -> None:
         """Encode a clip with the model's encoders, which adaptation has no use for."""
         from lora_tta.experiment.encoding import encode_clip
 
-        first = self._first
-        output = first.encoded / f"{clip.clip_id}.safetensors"
-        encode_clip(self._encoder, first.cache, first.clips_folder, clip, output)
+        runner = self._runner
+        output = runner.encoded / f"{clip.clip_id}.safetensors"
+        encode_clip(self._encoder, runner.cache, runner.clips_folder, clip, output)
 
     def runner_at(self, params: Params) -> ClipRunner:
-        """A runner with these settings, and with all that costs time or memory and does not depend on them.
-
-        Each runner of its own would count the bytes of the cache, load a network to measure with, and on a
-        GPU start a thread and a stream with memory of its own.
-        """
-        first = self._first
-        runner = first.at(params)
-        shared = ["cache", "beside", "_distance", "_measure"]
-        if first.model.device.type == "cuda":
-            shared.append("_stream")
-        vars(runner).update({name: getattr(first, name) for name in shared})
-        return runner
+        """A runner with these settings, and with the metrics that the one before it has loaded."""
+        self._runner = self._runner.at(params)
+        return self._runner
 
     @cached_property
     def _encoder(self) -> Any:
         from lora_tta.experiment.lazy_model import LazyModel
 
-        return LazyModel(self._first.params.model, self._first.params.cache.path, for_encoding=True)
+        params = self._runner.params
+        return LazyModel(params.model, params.cache.path, for_encoding=True)
 
 
 class Pool:
@@ -143,7 +135,7 @@ class Pool:
             The number of a task and what came of it, or the reason for nothing as a string, as they come.
 
         Raises:
-            UserError: no process is left.
+            UserError: tasks wait, and no process is left.
         """
         waiting, busy = iter(enumerate(tasks)), {}
         idle = list(self._processes)
@@ -158,6 +150,11 @@ class Pool:
                         connection.send(task)
                     busy[connection] = number
                 if not busy:
+                    if not self._processes and next(waiting, None):
+                        raise UserError(
+                            f"{description}: all processes died, as when memory runs out: take fewer; "
+                            "finished work is kept"
+                        )
                     break
                 for connection in wait(list(busy)):
                     number = busy.pop(connection)
@@ -167,11 +164,6 @@ class Pool:
                     except (EOFError, OSError):
                         result = "its process died, as when memory runs out"
                         self._processes.pop(connection).join()
-                        if not self._processes:
-                            raise UserError(
-                                f"{description}: all processes died, as when memory runs out: take fewer; "
-                                "finished work is kept"
-                            ) from None
                     bar.update()
                     yield number, result
 
@@ -189,12 +181,10 @@ def _work(connection: Connection, gpu: int | None, *worker: Any) -> None:
     follow_parent()
     if gpu is not None:
         take_gpu(gpu)
-    doing: Worker | None = None
+    worker_here = cache(lambda: Worker(*worker))
     while True:
         try:
             task: Task = connection.recv()
         except EOFError:
             return
-        if doing is None:
-            doing = Worker(*worker)
-        connection.send(attempt(lambda task=task, doing=doing: task.do(doing)))
+        connection.send(attempt(lambda task=task: task.do(worker_here())))

@@ -5,6 +5,7 @@ from prepared_clips import write_raw_clip
 from ruamel.yaml import YAML
 
 from lora_tta.embedded.synthetic import HELD_OUT_CLASSES, TRAINING_CLASSES
+from lora_tta.errors import UserError
 from lora_tta.records.clips import Clip, read_manifest
 
 
@@ -72,6 +73,25 @@ def test_a_failed_task_and_a_dead_process_spoil_one_task_each(
         killed = next(iter(pool._processes.values()))
         killed.kill()
         killed.join()
-        reasons = sorted(reason for _, reason in pool.run([recipes_pool.Encoding(missing)] * 3, "encode"))
-    assert [reason.startswith("its process died") for reason in reasons] == [False, False, True]
-    assert "gone.mp4" in reasons[0] == reasons[1]
+        reasons = [reason for _, reason in pool.run([recipes_pool.Encoding(missing)] * 3, "encode")]
+    assert sum(reason.startswith("its process died") for reason in reasons) == 1
+    assert sum("gone.mp4" in reason for reason in reasons) == 2
+
+
+def test_the_last_process_may_die_at_the_last_task_and_not_before(
+    benchmark_named, params, tmp_path, forkserver_with_model
+):
+    recipes_pool = benchmark_named("recipes_pool")
+    missing = Clip("gone", "Gone", "", "gone.avi", 9, 24.0, 0, 9, 5, 24, 32, 48, "", "", "gone", "test")
+    for count in (1, 2):
+        with recipes_pool.Pool(1, params, tmp_path, tmp_path) as pool:
+            (only,) = pool._processes.values()
+            only.kill()
+            only.join()
+            results = pool.run([recipes_pool.Encoding(missing)] * count, "encode")
+            assert next(results)[1].startswith("its process died")
+            if count == 1:
+                assert not list(results)
+            else:
+                with pytest.raises(UserError, match="all processes died"):
+                    next(results)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -81,22 +82,26 @@ class ClipRunner:
     """
 
     def __init__(self, params: Params, clips_folder: Path, encoded: Path):
-        self.params = params
         self.clips_folder = clips_folder
         self.encoded = encoded
         self.model = LazyModel(params.model, params.cache.path)
         self.cache = ContentCache(params.cache.path, params.cache.max_bytes)
+        self.beside = Beside(self.model.device.type == "cuda", params.model.num_threads)
+        self._set(params)
+
+    def at(self, params: Params) -> "ClipRunner":
+        """A runner with other settings of adaptation, generation and search, and the same of all else."""
+        # Made before the copy: the model holds one method at a time, so both have its one slot.
+        _ = self._methods
+        other = copy(self)
+        other._set(params)
+        return other
+
+    def _set(self, params: Params) -> None:
+        self.params = params
         # An adaptation leaves snapshots at numbers of steps that the search may ask for.
         self._searched_steps, self._snapshot_steps = searched_steps(params), kept_steps(params)
         self._known_works: dict[tuple, tuple[ClipWork, ...]] = {}
-        self.beside = Beside(self.model.device.type == "cuda", params.model.num_threads)
-
-    def at(self, params: Params) -> "ClipRunner":
-        """A runner with other settings of anything but the model, which both have."""
-        other = ClipRunner(params, self.clips_folder, self.encoded)
-        other.model = self.model
-        vars(other)["_methods"] = self._methods
-        return other
 
     @contextmanager
     def working(self) -> Iterator[None]:
