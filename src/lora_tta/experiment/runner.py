@@ -41,12 +41,7 @@ from lora_tta.records.clips import Clip
 from lora_tta.records.metric_table import ClipMetrics
 from lora_tta.records.outcome import ClipOutcome
 from lora_tta.records.point import Arm
-from lora_tta.records.results import (
-    ClipResult,
-    read_results,
-    write_costs,
-    write_results,
-)
+from lora_tta.records.results import ClipResult, read_results, write_costs, write_results
 from lora_tta.records.yardsticks import LAST_FRAME
 
 # Those of two clips in five arms: their snapshots, files, measurements and logs. More would pile up in memory
