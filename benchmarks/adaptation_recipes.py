@@ -75,32 +75,57 @@ class Recipe:
     adapted: bool = True
 
 
-STOPPING = {"held_out": 2, "every": 10, "patience": 3, "draws": 4, "refit": True}
+STOPPING = {"held_out": 2, "every": 10, "patience": 3, "draws": 4, "min_gain": 0.15, "refit": True}
 VIEWS = {"flips": True, "rotation": 10.0, "crop": 0.8, "speeds": False}
 MEDOID = {"num_samples": 3, "sample_choice": "medoid"}
+OFFSET = {"name": "offset", "groups": 1}
+# What all recipes but the published one and the default start from.
+BASE = {
+    "condition": "prefix",
+    "scored": "hidden",
+    "timesteps": "shifted",
+    "stopping": None,
+    "augmentation": None,
+}
+
+
+def recipe(
+    method: dict[str, Any], *rates: float, steps: tuple[int, ...] | None = None, **changes: Any
+) -> Recipe:
+    """A method at several learning rates; with ``stopping`` among the changes, at most 100 or 200 steps."""
+    if "stopping" in changes:
+        steps = (100, 200)
+    return Recipe(BASE | {"method": method} | changes, rates, steps)
+
+
 # By name, the most important first: the test takes them in this order.
 RECIPES = {
-    "published: lora, all": Recipe({"method": LORA, "condition": "all"}, (1e-4, 2e-4), each_number=True),
-    "lora, prefix": Recipe({"method": LORA}, (3e-4, 1e-3, 3e-3)),
-    "the default": Recipe({}),
-    "offset, prefix": Recipe({"method": {"name": "offset", "groups": 1}}, (3e-3, 1e-2, 3e-2)),
-    "lora of rank 32, prefix": Recipe({"method": LORA | {"rank": 32}}, (3e-4, 1e-3, 3e-3)),
-    "lora, prefix, chosen number of steps": Recipe(
-        {"method": LORA, "stopping": STOPPING}, (1e-3, 3e-3), steps=(100,)
+    "published: lora, all": Recipe(
+        BASE | {"method": LORA, "condition": "all", "timesteps": "uniform"}, (1e-4, 2e-4), each_number=True
     ),
-    "full, prefix": Recipe({"method": {"name": "full"}}, (3e-5, 1e-4, 3e-4)),
-    "lora, none": Recipe({"method": LORA, "condition": "none"}, (3e-4, 1e-3)),
-    "lora, prefix, other views": Recipe({"method": LORA, "augmentation": VIEWS}, (1e-3, 3e-3)),
-    "norms, prefix": Recipe({"method": {"name": "norms"}}, (3e-3, 1e-2, 3e-2)),
-    "dora, prefix": Recipe({"method": LORA | {"use_dora": True}}, (1e-3, 3e-3)),
-    "offset of 4 groups, prefix": Recipe({"method": {"name": "offset", "groups": 4}}, (3e-3, 1e-2, 3e-2)),
-    "lora in the last 2 blocks, prefix": Recipe({"method": LORA | {"last_blocks": 2}}, (1e-3, 3e-3)),
-    "lora, prefix, stratified times": Recipe({"method": LORA, "timesteps": "stratified"}, (1e-3, 3e-3)),
-    "lora, prefix, logit-normal times": Recipe({"method": LORA, "timesteps": "logit_normal"}, (1e-3, 3e-3)),
-    "lora, prefix, all frames count": Recipe({"method": LORA, "scored": "all"}, (1e-3, 3e-3)),
-    "pissa, prefix": Recipe({"method": LORA | {"init_lora_weights": "pissa"}}, (3e-4, 1e-3)),
+    "the default": Recipe({}),
+    "lora": recipe(LORA, 3e-4, 1e-3, 3e-3),
+    "lora, chosen steps": recipe(LORA, 3e-4, 1e-3, 3e-3, stopping=STOPPING),
+    "offset": recipe(OFFSET, 1e-2, 3e-2, 1e-1),
+    "offset, chosen steps": recipe(OFFSET, 1e-2, 3e-2, 1e-1, stopping=STOPPING),
+    "norms": recipe({"name": "norms"}, 3e-3, 1e-2, 3e-2),
+    "full": recipe({"name": "full"}, 3e-5, 1e-4, 3e-4),
+    "lora, none": recipe(LORA, 3e-4, 1e-3, 3e-3, condition="none"),
+    "lora, all": recipe(LORA, 1e-5, 1e-4, 1e-3, condition="all"),
+    "rank 32": recipe(LORA | {"rank": 32}, 1e-4, 3e-4, 1e-3),
+    "rank 32, chosen steps": recipe(LORA | {"rank": 32}, 1e-4, 3e-4, 1e-3, stopping=STOPPING),
+    "uniform times": recipe(LORA, 3e-4, 1e-3, 3e-3, timesteps="uniform"),
+    "logit-normal times": recipe(LORA, 3e-4, 1e-3, 3e-3, timesteps="logit_normal"),
+    "stratified times": recipe(LORA, 3e-4, 1e-3, 3e-3, timesteps="stratified"),
+    "other views": recipe(LORA, 3e-4, 1e-3, 3e-3, augmentation=VIEWS),
+    "all frames count": recipe(LORA, 3e-4, 1e-3, 3e-3, scored="all"),
+    "last 2 blocks": recipe(LORA | {"last_blocks": 2}, 3e-4, 1e-3, 3e-3),
+    "attention and mlp": recipe(LORA | {"targets": ["attention", "mlp"]}, 1e-4, 3e-4, 1e-3),
+    "dora": recipe(LORA | {"use_dora": True}, 3e-4, 1e-3, 3e-3),
+    "pissa": recipe(LORA | {"init_lora_weights": "pissa"}, 3e-5, 1e-4, 3e-4),
+    "offset of 4 groups": recipe(OFFSET | {"groups": 4}, 1e-2, 3e-2, 1e-1),
     "no adaptation, 3 samples, medoid": Recipe({}, generation=MEDOID, adapted=False),
-    "lora, prefix, 3 samples, medoid": Recipe({"method": LORA}, (1e-3, 3e-3), generation=MEDOID),
+    "3 samples, medoid": Recipe(BASE | {"method": LORA}, (3e-4, 1e-3, 3e-3), generation=MEDOID),
 }
 Point = tuple[float, int]
 

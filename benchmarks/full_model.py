@@ -145,7 +145,8 @@ class Workload:
         self.transformer, self.vae, self.device, self.arguments = transformer, vae, device, arguments
         self.backbone = backbone_of(transformer, vae)
         self.methods = MethodSlot(self.backbone)
-        self.params = load_params().adaptation.at({"rank": arguments.rank, "learning_rate": 2e-4})
+        plain = load_params().adaptation.model_copy(update={"stopping": None})
+        self.params = plain.at({"rank": arguments.rank, "learning_rate": 2e-4})
         size = (arguments.height, arguments.width)
         self.conditioning = random_conditioning(transformer, *size, arguments.text_length, device)
         self.latent_shape = ((arguments.frames - 1) // 4 + 1, *(length // 8 for length in size))

@@ -265,6 +265,8 @@ def table(outcomes: dict[str, Outcome], step_seconds: float, generation_seconds:
 def build_params(options: argparse.Namespace) -> Params:
     """The repository's settings with the benchmark's space."""
     values = load_params().model_dump()
+    # As published; and with it one trajectory's snapshots are its points.
+    values["adaptation"] |= {"stopping": None, "timesteps": "uniform"}
     if options.data:
         values["data"]["root"] = options.data
     if options.model:

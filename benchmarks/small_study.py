@@ -27,6 +27,7 @@ def prepare_study(folder: Path, num_trials: int, processes: int, **search: Any) 
     values["data"]["root"] = str(Path(values["data"]["root"]).absolute())
     values["preprocess"] |= {"height": 32, "width": 48, "num_clips": 2, "search_clips": 1}
     values["model"] |= {"path": str(Path(values["model"]["path"]).absolute()), "device": "cpu"}
+    values["adaptation"]["stopping"] = None
     values["generation"]["num_inference_steps"] = 2
     values["evaluation"] |= {"lpips": "untrained", "fvd": "off"}
     values["workers"] |= {"processes": processes, "heartbeat_seconds": 1}

@@ -158,6 +158,7 @@ def params(repository_params: Params, tiny_model: Path, tmp_path: Path) -> Param
     values = repository_params.model_dump()
     values["preprocess"] |= {"height": 32, "width": 48, "num_clips": None}
     values["model"] |= {"path": tiny_model, "device": "cpu"}
+    values["adaptation"] |= {"stopping": None, "timesteps": "uniform", "learning_rate": 3e-3}
     values["generation"] |= {"num_inference_steps": 2}
     values["evaluation"] |= {"lpips": "untrained", "bootstrap_samples": 100}
     values["search"] |= {

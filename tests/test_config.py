@@ -36,7 +36,7 @@ def test_the_repositorys_parameters_are_valid():
         (("guidance_oscillation: true", "guidance_oscillation: 1"), "generation.guidance_oscillation"),
         (("num_threads: 1 ", "num_threads: true "), "model.num_threads"),
         (("max_gigabytes: 20", "max_gigabytes: .nan"), "cache.max_gigabytes"),
-        (("learning_rate: 3.0e-3", "learning_rate: .inf"), "adaptation.learning_rate"),
+        (("learning_rate: 1.0e-3", "learning_rate: .inf"), "adaptation.learning_rate"),
         (("sampler: tpe", "sampler: annealing"), "search.sampler"),
         (("max_grad_norm: 1.0", "max_grad_norm: much"), "adaptation.max_grad_norm"),
         (("rank: [4, 8, 16]", "rank: []"), "search.space.rank"),
@@ -79,7 +79,7 @@ def test_a_wrong_value_is_one_line_that_names_its_key(tmp_path, change, named):
 def test_stopping_leaves_latent_frames_to_adapt_to(frames, held_out, problem):
     values = load_params(PARAMS_FILE).model_dump()
     values["preprocess"]["conditioning_frames"] = frames
-    stopping = {"held_out": held_out, "every": 1, "patience": 1, "draws": 1, "refit": True}
+    stopping = {"held_out": held_out, "every": 1, "patience": 1, "draws": 1, "min_gain": 0.0, "refit": True}
     values["adaptation"]["stopping"] = stopping
     if problem is None:
         validate_params(values, PARAMS_FILE)

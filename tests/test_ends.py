@@ -28,6 +28,11 @@ if __name__ == "__main__":
 """
 
 
+def heed_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture
 def processes(tmp_path):
     """A parent and its child, once that works."""
@@ -37,7 +42,8 @@ def processes(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        # Tests that run in the background or under nohup ignore some, and children inherit that.
+        preexec_fn=heed_signals,
     )
     child = psutil.Process(int(parent.stdout.readline()))
     yield parent, child

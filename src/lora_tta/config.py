@@ -241,14 +241,16 @@ class StoppingParams(Section):
 
     The adaptation does not see the last ``held_out`` latent frames. They are continued from the others at
     ``draws`` fixed noises and times, and every ``every`` steps the error of that is looked at. ``patience``
-    looks without a new least error end the adaptation, and the steps of the least error count; that can be
-    none. With ``refit``, the clip is then adapted on all known frames for as many steps.
+    looks without a new least error end the adaptation, and the steps of the least error count. Where that
+    error is not below the first one by a share of ``min_gain`` at least, the clip is not adapted. With
+    ``refit``, the clip is then adapted on all known frames for as many steps.
     """
 
     held_out: PositiveInt
     every: PositiveInt
     patience: PositiveInt
     draws: PositiveInt
+    min_gain: Annotated[FiniteFloat, Field(ge=0, lt=1)]
     refit: StrictBool
 
 
@@ -278,7 +280,7 @@ class AdaptationParams(Section):
     method: MethodParams
     condition: Literal["all", "prefix", "none"]
     scored: Literal["hidden", "all"]
-    timesteps: Literal["uniform", "stratified", "logit_normal"]
+    timesteps: Literal["uniform", "stratified", "logit_normal", "shifted"]
     learning_rate: PositiveFloat
     num_steps: PositiveInt
     stopping: StoppingParams | None
@@ -291,7 +293,10 @@ class AdaptationParams(Section):
     @model_validator(mode="after")
     def _looks_at_least_once(self) -> Self:
         if self.stopping is not None and self.stopping.every > self.num_steps:
-            raise ValueError(f"stopping.every is above num_steps, {self.num_steps}: nothing would be adapted")
+            raise ValueError(
+                f"stopping.every is above num_steps, {self.num_steps}, so nothing would be adapted: lower it "
+                "or set stopping to null"
+            )
         return self
 
     def at(self, point: Point) -> Self:

@@ -126,7 +126,7 @@ def test_views_are_encoded_as_the_frames_themselves(backbone, known, conditionin
 
 def test_held_out_frames_are_in_no_view(backbone, conditioning, params, variants):
     """A change of what a view shows after the frames that are not held out changes no choice."""
-    rule = {"held_out": 3, "every": 1, "patience": 2, "draws": 1, "refit": False}
+    rule = {"held_out": 3, "every": 1, "patience": 2, "draws": 1, "min_gain": 0.0, "refit": False}
     adaptation = AdaptationParams.model_validate(
         params.adaptation.model_dump() | {"num_steps": 3, "stopping": rule}
     )

@@ -92,6 +92,17 @@ def test_timesteps_are_uniform_or_shifted_towards_the_noise(draws):
     assert mean(timesteps="logit_normal") > 0.6
 
 
+def test_shifted_timesteps_are_spread_as_the_times_of_sampling(draws):
+    """A uniform u becomes a u / (1 + (a - 1) u), and sampling's times are so many even values of u."""
+    uniform, shifted = (
+        torch.cat([recorder.inputs["timestep"] for _, recorder in draws(range(20), timesteps=name)])
+        for name in ("uniform", "shifted")
+    )
+    alpha = shifted * (1 - uniform) / (uniform * (1 - shifted))
+    torch.testing.assert_close(alpha, alpha[:1].expand(20), rtol=1e-3, atol=1e-3)
+    assert alpha[0] > 1
+
+
 def test_a_step_draws_the_same_whatever_ran_before(draws):
     alone = [loss for loss, _ in draws(steps=[7])]
     after_others = [loss for loss, _ in draws(steps=[1, 2, 7])]

@@ -10,7 +10,7 @@ from lora_tta.adaptation.trajectory import AdaptationRecord, Snapshot, adapt
 from lora_tta.config import AdaptationParams, StoppingParams
 from lora_tta.errors import FailedWork, UserError
 
-RULE = StoppingParams(held_out=2, every=2, patience=2, draws=3, refit=False)
+RULE = StoppingParams(held_out=2, every=2, patience=2, draws=3, min_gain=0.0, refit=False)
 
 
 @pytest.fixture
@@ -33,6 +33,20 @@ def told(monkeypatch):
         return seen
 
     return tell
+
+
+@pytest.fixture
+def recorded_timesteps(backbone, monkeypatch):
+    """The times that the loss is asked for."""
+    seen = []
+    loss = backbone.loss
+
+    def recording(conditioning, noise, timestep, *rest, **named):
+        seen.append(timestep)
+        return loss(conditioning, noise, timestep, *rest, **named)
+
+    monkeypatch.setattr(backbone, "loss", recording)
+    return seen
 
 
 @pytest.fixture
@@ -62,6 +76,14 @@ def test_a_clip_that_adaptation_would_harm_is_left_as_it_was(run, told, method):
     method.attach(seed=0)
     fresh = method.state()
     assert all(torch.equal(fresh[name], tensor) for name, tensor in snapshot.parameters.items())
+
+
+def test_a_clip_that_adaptation_would_hardly_help_is_left_as_it_was(run, told):
+    """From 10 to 9 is a tenth."""
+    for min_gain, steps in ((0.1, 4), (0.11, 0)):
+        told([10, 9.5, 9, 9, 9])
+        (snapshot,) = run(min_gain=min_gain)
+        assert len(snapshot.losses) == steps
 
 
 def test_one_run_serves_every_limit_and_others_do_not_change_it(run, told):
@@ -106,6 +128,13 @@ def test_the_error_is_the_same_at_every_look_and_falls_as_the_frames_are_learnt(
     adaptation = params.adaptation.at({"rank": 2, "learning_rate": 3e-2, "num_steps": 40})
     list(adapt(backbone, method, conditioning, adaptation, seed=0))
     assert error_of() < before
+
+
+def test_the_errors_times_are_spread_as_those_of_sampling(backbone, conditioning, recorded_timesteps):
+    HeldOutError(backbone, conditioning, RULE, seed=0)()
+    latents = backbone.clean_latents(conditioning)
+    expected = backbone.shift_timesteps(torch.tensor([1 / 6, 3 / 6, 5 / 6]), latents)
+    torch.testing.assert_close(torch.cat(recorded_timesteps), expected)
 
 
 def test_errors_and_choice_are_kept_with_the_adapter(run, told, method, tmp_path):

@@ -47,16 +47,16 @@ def test_recipes_are_compared_on_fresh_clips_and_real_ones(
         "--processes=2",
         "--output=r.json",
     ]
-    unfinished = run("adaptation_recipes", *options, "--recipes=offset, prefix", "--minutes=0")
-    assert "Unfinished: offset, prefix" in unfinished
-    printed = run("adaptation_recipes", *options, "--recipes", "offset, prefix", "full")
+    unfinished = run("adaptation_recipes", *options, "--recipes=norms", "--minutes=0")
+    assert "Unfinished: norms" in unfinished
+    printed = run("adaptation_recipes", *options, "--recipes", "norms", "full")
     report = json.loads((tmp_path / "r.json").read_text())
     assert (report["failed"], report["unfinished"], list(report["recipes"])) == (
         {},
         [],
-        ["offset, prefix", "full, prefix"],
+        ["norms", "full"],
     )
-    assert len(report["searched"]["offset, prefix"]) == 3
+    assert len(report["searched"]["norms"]) == 3
     groups = {name: each["clips"] for name, each in report["references"]["no adaptation"].items()}
     assert groups == {"all": 4, "classes trained on": 1, "classes never trained on": 1, "real footage": 2}
     for name, found in report["recipes"].items():

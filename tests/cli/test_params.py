@@ -89,6 +89,13 @@ def test_the_presets_lead_to_the_full_model_and_back(workspace, tiny_model):
     full = load_params(workspace / "params.yaml")
     assert (full.preprocess.height, full.preprocess.width, full.model.dtype) == (192, 336, "bfloat16")
     assert (full.generation.guidance_scale, full.generation.image_guidance_scale) == (7.5, 3.0)
+    assert (full.adaptation.condition, full.adaptation.stopping) == ("all", None)
+    assert full.search.space["num_steps"] == [20, 50, 100]
+    assert main(["params", "--preset", "recommended-search"]) == 0
+    recommended = load_params(workspace / "params.yaml")
+    assert recommended.model == full.model
+    assert recommended.adaptation.condition == "prefix"
+    assert recommended.search.space["method"] == ["lora", "offset"]
     assert main(["params", "--preset", "embedded"]) == 0
     assert load_params(workspace / "params.yaml") == before
 

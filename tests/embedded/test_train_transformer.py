@@ -62,6 +62,26 @@ def test_text_encoders_are_trained_too(transformer_recipe, latent_space, tmp_pat
         assert (tmp_path / name / "config.json").is_file()
 
 
+@pytest.mark.parametrize(("share", "frames"), [(0.0, {17}), (1.0, {3}), (0.5, {3, 17})])
+def test_some_steps_have_the_conditioning_frames_alone(
+    transformer_recipe, latent_space, tmp_path, monkeypatch, share, frames
+):
+    """As adaptation has them, and any number of them is known but all."""
+    seen = []
+    forward = TextConditionedTransformer.forward
+
+    def recording(self, noisy, timesteps, condition, prompts):
+        known = condition.unflatten(1, (noisy.shape[2], -1))[..., 0].amin(dim=2).sum(dim=1)
+        seen.append((noisy.shape[2], known.amax()))
+        return forward(self, noisy, timesteps, condition, prompts)
+
+    monkeypatch.setattr(TextConditionedTransformer, "forward", recording)
+    recipe = replace(transformer_recipe, short_clips=share)
+    train_transformer(recipe, latent_space.gathered, tmp_path, num_workers=0)
+    assert {length for length, _ in seen} == frames
+    assert all(known < 3 for length, known in seen if length == 3)
+
+
 def test_the_buffer_holds_the_newest_clips(transformer_recipe, latent_space):
     def stored(first_step: int, refreshes: int) -> torch.Tensor:
         buffer = LatentBuffer(

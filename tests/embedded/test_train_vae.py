@@ -59,6 +59,20 @@ def test_a_training_can_begin_with_the_weights_of_another(vae_recipe, latent_spa
         torch.testing.assert_close(begun.state_dict()[name], value, rtol=1e-3, atol=1e-4)
 
 
+def test_a_decoder_trained_on_alone_leaves_the_latents_as_they_are(vae_recipe, latent_space, tmp_path):
+    first = train_vae(vae_recipe, latent_space, tmp_path / "first", num_workers=0)
+    recipe = replace(vae_recipe, decoder_only=True)
+    later = train_vae(
+        recipe, latent_space, tmp_path / "later", num_workers=0, initial=tmp_path / "first" / "vae"
+    )
+    video = torch.rand(1, 3, 5, 16, 32) * 2 - 1
+    with torch.no_grad():
+        latents = [vae.encode(video).latent_dist.mode() for vae in (first, later)]
+        decoded = [vae.decode(latents[0]).sample for vae in (first, later)]
+    torch.testing.assert_close(latents[1], latents[0], rtol=1e-4, atol=1e-4)
+    assert (decoded[1] - decoded[0]).abs().max() > 1e-3
+
+
 @torch.no_grad()
 def test_folding_the_scaling_factor_keeps_reconstructions(vae_recipe):
     torch.manual_seed(0)

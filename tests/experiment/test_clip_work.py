@@ -212,8 +212,8 @@ def test_adapters_of_one_trajectory_differ_in_the_number_of_steps_only():
 
 
 def test_a_continuation_is_of_the_adapter_after_all_steps():
-    one = work(params={"adaptation": {"num_steps": 7}})
-    assert one.continuation_key["adapter"] == one.adapter_key(7)
+    one = work(params={"adaptation": {"num_steps": 70}})
+    assert one.continuation_key["adapter"] == one.adapter_key(70)
 
 
 def test_without_adaptation_there_is_no_adapter_anywhere():

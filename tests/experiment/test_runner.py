@@ -73,7 +73,19 @@ def content(run: ClipOutcome) -> dict[str, bytes]:
     [
         (None, {}),
         (POINT, {}),
-        (POINT, {"stopping": {"held_out": 2, "every": 1, "patience": 2, "draws": 2, "refit": True}}),
+        (
+            POINT,
+            {
+                "stopping": {
+                    "held_out": 2,
+                    "every": 1,
+                    "patience": 2,
+                    "draws": 2,
+                    "min_gain": 0.0,
+                    "refit": True,
+                }
+            },
+        ),
         (POINT, {"augmentation": {"flips": True, "rotation": 10.0, "crop": 0.8, "speeds": True}}),
     ],
     ids=["baseline", "adapted", "stopped by the known frames", "with other views"],
@@ -567,7 +579,7 @@ def test_where_fvd_is_measured_a_result_has_features_of_the_hidden_frames_of_bot
 
 
 def test_with_stopping_the_smaller_numbers_of_steps_are_found_again(ready, clip, monkeypatch):
-    rule = {"held_out": 2, "every": 1, "patience": 5, "draws": 1, "refit": False}
+    rule = {"held_out": 2, "every": 1, "patience": 5, "draws": 1, "min_gain": 0.0, "refit": False}
     stopped = with_setting(ready.runner(), "adaptation", stopping=rule)
     longest = max(stopped._snapshot_steps)
     stopped.run(clip, POINT | {"num_steps": longest})

@@ -64,14 +64,18 @@ class AdaptationLoss:
         return self.backbone.loss(conditioning, noise, timestep, num_visible, first_scored)
 
     def _draw_timestep(self, generator: torch.Generator, step: int, latents: Tensor) -> Tensor:
-        if self.params.timesteps == "uniform":
-            return torch.rand(1, generator=generator)
-        if self.params.timesteps == "stratified":
-            # The golden ratio's multiples fill [0, 1] evenly at every length: a run can be continued.
-            start = torch.rand(1, generator=torch.Generator().manual_seed(self.seed))
-            return (start + step * GOLDEN_RATIO) % 1
-        logit_normal = torch.sigmoid(torch.randn(1, generator=generator))
-        return self.backbone.shift_timesteps(logit_normal, latents)
+        match self.params.timesteps:
+            case "uniform":
+                return torch.rand(1, generator=generator)
+            case "stratified":
+                # The golden ratio's multiples fill [0, 1] evenly at every length: a run can be continued.
+                start = torch.rand(1, generator=torch.Generator().manual_seed(self.seed))
+                return (start + step * GOLDEN_RATIO) % 1
+            case "shifted":
+                return self.backbone.shift_timesteps(torch.rand(1, generator=generator), latents)
+            case "logit_normal":
+                normal = torch.randn(1, generator=generator)
+                return self.backbone.shift_timesteps(torch.sigmoid(normal), latents)
 
     def _draw_visible_frames(self, generator: torch.Generator, num_frames: int) -> int:
         match self.params.condition:

@@ -21,7 +21,7 @@ class HeldOutError:
         backbone: the model.
         conditioning: of all known frames.
         rule: ``held_out`` and ``draws``.
-        seed: of the noise. Times are the middles of equal parts of [0, 1].
+        seed: of the noise. Times are the middles of equal parts of [0, 1], shifted as those of sampling.
 
     Raises:
         UserError: there are not two latent frames left to adapt to.
@@ -41,7 +41,9 @@ class HeldOutError:
         self._draws = [
             (
                 torch.randn(latents.shape, generator=generator).to(latents.device),
-                torch.tensor([(number + 0.5) / rule.draws], device=latents.device),
+                backbone.shift_timesteps(
+                    torch.tensor([(number + 0.5) / rule.draws], device=latents.device), latents
+                ),
             )
             for number in range(rule.draws)
         ]
@@ -95,7 +97,9 @@ def adapt_until_best(
             bests.append(replace(snapshot, optimizer={}))
         if snapshot.num_steps - bests[-1].num_steps >= rule.patience * rule.every:
             break
-    chosen = {limit: [best for best in bests if best.num_steps <= limit][-1] for limit in limits}
+    enough = (1 - rule.min_gain) * errors[0]
+    worth = [fresh, *(best for best in bests if errors[best.num_steps] <= enough)]
+    chosen = {limit: [best for best in worth if best.num_steps <= limit][-1] for limit in limits}
     whole = conditioning, *variants
     refitted = _refitted(backbone, method, whole, params, seed, chosen) if rule.refit else {}
     parameters = {limit: refitted.get(best.num_steps, best).parameters for limit, best in chosen.items()}

@@ -29,7 +29,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument("video", type=Path, metavar="VIDEO", help="any video that FFmpeg reads")
     parser.add_argument("--prompt", help="words for it; else its caption, see docs/videos.md")
     parser.add_argument("--rank", type=int, help="of the adapter")
-    parser.add_argument("--steps", type=int, help="of the adaptation")
+    parser.add_argument("--steps", type=int, help="of the adaptation, exactly so many")
     parser.add_argument("--learning-rate", type=float, help="of the adaptation")
     parser.add_argument(
         "--start", type=float, metavar="SECONDS", help="first known frame; else the last ones"

@@ -39,9 +39,9 @@ def run(arguments: argparse.Namespace) -> None:
     load_params(PARAMS_FILE)
     document = yaml.load(PARAMS_FILE)
     folders = _folders(document)
-    if arguments.preset:
-        for section, values in yaml.load(PRESETS / f"{arguments.preset}.yaml").items():
-            document[section].update(values)
+    preset = yaml.load(PRESETS / f"{arguments.preset}.yaml") if arguments.preset else {}
+    for section, values in preset.items():
+        document[section].update(values)
     for assignment in arguments.assignments:
         _assign(document, assignment)
     if arguments.data_root is not None:
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
     with atomic(PARAMS_FILE) as partial:
         yaml.dump(document, partial)
     _rename_in_lock(dict(zip(folders, _folders(document), strict=True)))
-    if arguments.preset:
+    if "model" in preset:
         from lora_tta.models.loading import check_pipeline_folder
 
         # DVC would only say that the folder is missing.

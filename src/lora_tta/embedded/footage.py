@@ -57,7 +57,7 @@ def _travel(rng: np.random.Generator, t: np.ndarray) -> np.ndarray:
 
 def _draw_camera(rng: np.random.Generator, t: np.ndarray) -> _Camera:
     """A tripod, a hand, or a moving camera."""
-    kind = rng.choice(("tripod", "hand", "moving"), p=(0.3, 0.35, 0.35))
+    kind = rng.choice(("tripod", "hand", "moving"), p=(0.4, 0.3, 0.3))
     angle, zoom, place = np.zeros_like(t), np.zeros_like(t), np.zeros((len(t), 2))
     if kind != "tripod":
         shake = rng.choice((0.002, 0.006, 0.015), p=(0.4, 0.4, 0.2))
@@ -244,6 +244,12 @@ def _draw_gain(rng: np.random.Generator, t: np.ndarray) -> np.ndarray:
     return gain
 
 
+def _draw_saturation(rng: np.random.Generator) -> float:
+    """How far colours are from grey beside a photograph's: black and white, as they are, or up to paint's."""
+    kind = rng.choice(("grey", "plain", "other", "vivid"), p=(0.12, 0.48, 0.25, 0.15))
+    return {"grey": 0.0, "plain": 1.0, "other": rng.uniform(0.3, 1.7), "vivid": rng.uniform(1.7, 4.0)}[kind]
+
+
 def draw_footage(seed: int, num_frames: int, fps: float, photographs: int) -> Scene:
     """Draw one clip: float32 CPU tensors, the same for the same arguments.
 
@@ -259,7 +265,7 @@ def draw_footage(seed: int, num_frames: int, fps: float, photographs: int) -> Sc
     depth = rng.uniform(0.4, 1.0)
     layers = [_draw_background(rng, t, camera.seen_from(depth), photographs)]
     near = camera.seen_from(min(1.0, depth * rng.uniform(1.0, 1.4)))
-    kind = rng.choice(("nobody", "things", "person"), p=(0.2, 0.45, 0.35))
+    kind = rng.choice(("nobody", "things", "person"), p=(0.3, 0.4, 0.3))
     if kind == "things":
         layers += [_draw_thing(rng, t, near, photographs) for _ in range(rng.integers(1, 4))]
     elif kind == "person":
@@ -283,7 +289,7 @@ def draw_footage(seed: int, num_frames: int, fps: float, photographs: int) -> Sc
         "cast": np.exp(rng.normal(0, 0.05, 3)),
         "black": rng.uniform(0, 0.06) * (rng.random() < 0.5),
         "vignette": rng.uniform(0, 0.7) * (rng.random() < 0.3),
-        "grey": float(rng.random() < 0.12),
+        "saturation": _draw_saturation(rng),
         "blur": rng.choice((0.0, 0.5, 0.8, 1.4), p=(0.45, 0.25, 0.2, 0.1)),
         "noise": rng.uniform(0.002, 0.025) * (rng.random() < 0.35),
         "bars": rng.uniform(0.05, 0.3, 2) * (rng.random(2) < (0.1, 0.06)),

@@ -125,7 +125,7 @@ def render_footage(scenes: Scene, bank: PhotographBank, height: int, width: int)
     picture = _blur(picture, scenes["blur"])
     grey = (picture * picture.new_tensor((0.299, 0.587, 0.114))[:, None, None]).sum(dim=2, keepdim=True)
     picture = torch.lerp(
-        picture * scenes["cast"][:, None, :, None, None], grey.expand_as(picture), of_picture("grey")
+        grey.expand_as(picture), picture * scenes["cast"][:, None, :, None, None], of_picture("saturation")
     )
     column = torch.linspace(-1, 1, width, device=device)
     row = torch.linspace(-1, 1, height, device=device)[:, None]

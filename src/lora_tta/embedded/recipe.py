@@ -72,6 +72,7 @@ class VAERecipe:
     final_latent_weight: float = 0.5  # afterwards, if `decode_targets` is below 1
     decode_targets: float = 1.0  # share of the steps, the first ones, that decode the components
     kl_weight: float = 1e-2  # of the mean divergence per latent value
+    decoder_only: bool = False  # the encoder stays, and with it the latents that a transformer was trained in
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,8 @@ class TransformerRecipe:
     known_frames: dict[int, float] = field(
         default_factory=lambda: {0: 0.1, 1: 0.12, 3: 0.06, 5: 0.08, 9: 0.56, 13: 0.08}
     )
+    # Share of the steps with conditioning frames alone, as adaptation has them, of which any number is known.
+    short_clips: float = 0.3
     # Share of the clips at t = 1, where sampling starts and training times hardly come.
     noise_only: float = 0.3
     # Of the error in known frames beside that in hidden ones: the condition shows them, so they are easy.

@@ -212,20 +212,27 @@ def train_transformer(
             part = getattr(model, name)
             part.load_state_dict(type(part).from_pretrained(Path(initial) / name).float().state_dict())
     if settings.compile:
-        model.transformer.compile_repeated_blocks()
+        model.transformer.compile_repeated_blocks(dynamic=False)
     first_step = completed_steps(output) if resume else 0
     buffer = LatentBuffer(
         recipe, encode, first_step, accelerator.device, num_workers, bank, first_seed_of(accelerator)
     )
-    _, _, frames, height, width = buffer.latents.shape
-    alpha = time_shift_alpha(height * width // 4, frames)
+    height, width = buffer.latents.shape[3:]
 
     def loss_of_step(prepared: nn.Module, step: int) -> Tensor:
         if step > 0 and step % recipe.refresh_every == 0:
             buffer.refresh()
         generator = step_generator(settings.seed, step, accelerator.device, accelerator.process_index)
         latents, known, prompts = buffer.draw(generator)
-        condition, prompts = draw_conditions(latents, known, prompts, recipe, generator)
+        known_frames = recipe.known_frames
+        # Alike in all processes, as the longest one's step takes the time of all.
+        choice = torch.rand((), generator=step_generator(settings.seed, step, torch.device("cpu")))
+        if choice < recipe.short_clips:
+            latents, known_frames = known, dict.fromkeys(range(known.shape[2]), 1.0)
+        condition, prompts = draw_conditions(
+            latents, known, prompts, replace(recipe, known_frames=known_frames), generator
+        )
+        alpha = time_shift_alpha(height * width // 4, latents.shape[2])
         noise = torch.randn(latents.shape, generator=generator, device=latents.device)
         normal = torch.randn(len(latents), generator=generator, device=latents.device)
         noise_only = torch.rand(len(latents), generator=generator, device=latents.device) < recipe.noise_only

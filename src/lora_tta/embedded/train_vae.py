@@ -78,20 +78,27 @@ class VAEObjective(nn.Module):
             decode_targets: draw from the components, with some noise, while the encoder learns them.
             generator: of the noise.
         """
+        if self.recipe.decoder_only:
+            with torch.no_grad():
+                latents = self.vae.encode(videos).latent_dist.mode()
+            return self._error(latents, videos)
         posterior = self.vae.encode(videos).latent_dist
         if decode_targets:
             noise = torch.randn(targets.shape, generator=generator, device=targets.device)
             latents = targets + TARGET_NOISE * noise
         else:
             latents = posterior.sample(generator)
-        error = self.vae.decode(latents).sample.float() - videos
-        error = torch.einsum("ij,bj...->bi...", self.to_colours, error).square().mean(dim=(1, 2, 3, 4))
-        # Logarithmic, as PSNR is: dark and still clips count as much as hard ones.
-        error = torch.log1p(error / self.recipe.error_scale)
         latent_error = posterior.mean.float() - targets
         weight = self.recipe.latent_weight if decode_targets else self.recipe.final_latent_weight
         divergence = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).float().mean()
-        return error.mean() + weight * latent_error.square().mean() + self.recipe.kl_weight * divergence
+        error = self._error(latents, videos)
+        return error + weight * latent_error.square().mean() + self.recipe.kl_weight * divergence
+
+    def _error(self, latents: Tensor, videos: Tensor) -> Tensor:
+        error = self.vae.decode(latents).sample.float() - videos
+        error = torch.einsum("ij,bj...->bi...", self.to_colours, error).square().mean(dim=(1, 2, 3, 4))
+        # Logarithmic, as PSNR is: dark and still clips count as much as hard ones.
+        return torch.log1p(error / self.recipe.error_scale).mean()
 
 
 @torch.no_grad()
@@ -153,6 +160,9 @@ def train_vae(
     if settings.compile:
         for part in (vae.encoder, vae.decoder):
             part.compile(dynamic=False)
+    if recipe.decoder_only:
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
     objective = VAEObjective(vae, recipe)
     first_step = completed_steps(output) if resume else 0
     drawn = scene_batches(
@@ -207,6 +217,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=recipe.optimisation.batch_size)
     parser.add_argument("--seed", type=int, default=recipe.optimisation.seed)
     parser.add_argument("--initial", type=Path, help="start from the VAE in this folder")
+    parser.add_argument("--decoder-only", action="store_true", help="leave the encoder of --initial as it is")
     parser.add_argument(
         "--decode-targets", type=float, default=recipe.decode_targets, help="share of training"
     )
@@ -232,7 +243,12 @@ def main() -> None:
     )
     accelerator = Accelerator(mixed_precision=settings.mixed_precision)
     vae = train_vae(
-        replace(recipe, optimisation=settings, decode_targets=arguments.decode_targets),
+        replace(
+            recipe,
+            optimisation=settings,
+            decode_targets=arguments.decode_targets,
+            decoder_only=arguments.decoder_only,
+        ),
         LatentSpace.load(arguments.latents),
         arguments.output,
         arguments.resume,

@@ -140,7 +140,7 @@ def continue_video(
         video: any file that preprocessing reads.
         prompt: words for it; without one, the caption that preprocessing would give it.
         rank: of the method; like the next two, the settings' own if None.
-        num_steps: of the adaptation.
+        num_steps: of the adaptation, exactly so many: no stopping rule shortens it.
         learning_rate: of the adaptation.
         start: when the first known frame is shown, in seconds; None takes the last frames.
         compare: whether to compare with the truth.
@@ -154,6 +154,9 @@ def continue_video(
     params = params or load_own_or_packaged_params()
     path = Path(video)
     chosen = {"rank": rank, "num_steps": num_steps, "learning_rate": learning_rate}
+    if num_steps is not None:
+        exactly = params.adaptation.model_copy(update={"stopping": None})
+        params = params.model_copy(update={"adaptation": exactly})
     adaptation = adaptation_at(params, {name: value for name, value in chosen.items() if value is not None})
     _check_model(params.model)
     words, words_from = prompt_of(path, prompt, params)
@@ -182,7 +185,7 @@ def adaptation_at(params: Params, point: Point) -> AdaptationParams:
     try:
         return params.adaptation.at(point)
     except ValidationError as error:
-        problems = (f"{item['loc'][-1]}: {item['msg']}" for item in error.errors())
+        problems = (": ".join(map(str, (*item["loc"][-1:], item["msg"]))) for item in error.errors())
         raise UserError("; ".join(problems)) from None
     except ValueError as error:
         raise UserError(f"method {params.adaptation.method.name}: {error}") from None
