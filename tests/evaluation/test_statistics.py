@@ -30,7 +30,7 @@ def test_means_and_share_by_hand():
     assert (result.baseline, result.adapted) == (15.0, pytest.approx(15.15))
     assert result.difference == pytest.approx(0.15)
     assert result.spread == pytest.approx(math.sqrt((0.35**2 + 0.05**2 + 0.25**2 + 0.15**2) / 3))
-    assert result.share_improved == 0.5  # the tie is no improvement
+    assert (result.share_improved, result.share_unchanged) == (0.5, 0.25)  # the tie is no improvement
 
 
 def test_improvement_follows_the_direction():
@@ -244,6 +244,7 @@ def test_the_file_has_the_numbers_and_the_verdict():
         "wilcoxon_p",
         "share_low",
         "share_high",
+        "share_unchanged",
         "clips_needed",
     ]
     assert isinstance(values["clips_needed"], int)

@@ -282,6 +282,15 @@ def test_a_metric_without_a_series_and_ground_truth_is_in_tables_and_bars_only(
     assert "Temporal consistency" not in captions
 
 
+def test_clips_that_were_left_as_they_were_are_no_failures(context, tmp_path):
+    baseline, adapted = [make_result(name, 15) for name in "abcd"], [make_result("a", 16)]
+    adapted += [make_result(name, 15) for name in "bcd"]
+    alike = replace(context, comparisons=compare(baseline, adapted, samples=10, seed=0))
+    write_report(tmp_path / "report.html", alike)
+    words = Page(tmp_path / "report.html").words()
+    assert "improves 25 % of them (95 % interval 5 to 70 %); 75 % are left as they were." in words
+
+
 def test_one_clip_without_videos_search_or_losses_still_makes_a_page(context, tmp_path):
     baseline, adapted = [make_result("a", 15)], [make_result("a", 16)]
     bare = replace(

@@ -34,6 +34,7 @@ SETTINGS = [
     "search.n_trials=1",
     "search.space.rank=[2]",
     "search.space.learning_rate=[1.0e-3]",
+    "adaptation.stopping=null",
     "search.space.num_steps=[1]",
 ]
 

@@ -231,6 +231,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--max-minutes", type=float, help="end the schedule by then")
     arguments = parser.parse_args()
+    if arguments.decoder_only and not arguments.initial:
+        parser.error("--decoder-only goes on from --initial, which is missing")
     settings = replace(
         recipe.optimisation,
         steps=arguments.steps,

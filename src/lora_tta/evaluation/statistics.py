@@ -35,6 +35,7 @@ class PairedComparison:
         interval_low: lower end of the 95 % interval of the mean difference, as :func:`mean_interval`.
         interval_high: upper end.
         share_improved: share of clips, 0..1, that are strictly better adapted than not.
+        share_unchanged: share of clips with the same value, as those that a stopping rule leaves as they were.
         wilcoxon_p: two-sided p value, as :func:`signed_rank_test`.
         direction: whether higher or lower values are better.
         share_low: lower end of the 95 % Wilson interval of ``share_improved``.
@@ -57,6 +58,7 @@ class PairedComparison:
     direction: Direction
     share_low: float = math.nan
     share_high: float = math.nan
+    share_unchanged: float = 0.0
     rank_biserial: float = math.nan
     spread: float = math.nan
     within_clip_spread: float = math.nan
@@ -131,6 +133,7 @@ def paired_comparison(
         direction=direction,
         share_low=float(share.low),
         share_high=float(share.high),
+        share_unchanged=float(np.mean(differences == 0)),
         rank_biserial=float(rank_biserial),
         spread=float(differences.std(ddof=1)) if clips > 1 else math.nan,
         within_clip_spread=_within_clip_spread(after - before),
