@@ -35,7 +35,7 @@ class PairedComparison:
         interval_low: lower end of the 95 % interval of the mean difference, as :func:`mean_interval`.
         interval_high: upper end.
         share_improved: share of clips, 0..1, that are strictly better adapted than not.
-        share_unchanged: share of clips with the same value, as those that a stopping rule leaves as they were.
+        share_unchanged: share of clips with the same value, as those that are left as they were.
         wilcoxon_p: two-sided p value, as :func:`signed_rank_test`.
         direction: whether higher or lower values are better.
         share_low: lower end of the 95 % Wilson interval of ``share_improved``.
