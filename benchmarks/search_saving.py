@@ -265,7 +265,7 @@ def table(outcomes: dict[str, Outcome], step_seconds: float, generation_seconds:
 def build_params(options: argparse.Namespace) -> Params:
     """The repository's settings with the benchmark's space."""
     values = load_params().model_dump()
-    # As published; and with it one trajectory's snapshots are its points.
+    # The published numbers of steps, the same for every clip: one trajectory has a snapshot at each.
     values["adaptation"] |= {"stopping": None, "timesteps": "uniform"}
     if options.data:
         values["data"]["root"] = options.data

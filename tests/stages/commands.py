@@ -31,6 +31,7 @@ SMALL_RUN = [
     "preprocess.search_clips=1",
     "preprocess.height=32",
     "preprocess.width=48",
+    "adaptation.stopping=null",
     "generation.num_inference_steps=2",
     "evaluation.lpips=untrained",
     "evaluation.bootstrap_samples=100",

@@ -10,7 +10,6 @@ SMALL = [
     *SMALL_RUN,
     "search.space.rank=[2]",
     "search.space.learning_rate=[1.0e-3, 2.0e-3]",
-    "adaptation.stopping=null",
     "search.space.num_steps=[1]",
 ]
 

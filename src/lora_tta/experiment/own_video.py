@@ -154,10 +154,8 @@ def continue_video(
     params = params or load_own_or_packaged_params()
     path = Path(video)
     chosen = {"rank": rank, "num_steps": num_steps, "learning_rate": learning_rate}
-    if num_steps is not None:
-        exactly = params.adaptation.model_copy(update={"stopping": None})
-        params = params.model_copy(update={"adaptation": exactly})
-    adaptation = adaptation_at(params, {name: value for name, value in chosen.items() if value is not None})
+    own = params.adaptation if num_steps is None else params.adaptation.model_copy(update={"stopping": None})
+    adaptation = changed(own, {name: value for name, value in chosen.items() if value is not None})
     _check_model(params.model)
     words, words_from = prompt_of(path, prompt, params)
     parts = _parts(path, params, start, compare)
@@ -176,19 +174,19 @@ def continue_video(
     return ContinuedVideo(params.preprocess.fps, words, words_from, continued[0], comparison)
 
 
-def adaptation_at(params: Params, point: Point) -> AdaptationParams:
+def changed(adaptation: AdaptationParams, point: Point) -> AdaptationParams:
     """The adaptation with some settings changed.
 
     Raises:
         UserError: a value is invalid, or the method has no such setting.
     """
     try:
-        return params.adaptation.at(point)
+        return adaptation.at(point)
     except ValidationError as error:
-        problems = (": ".join(map(str, (*item["loc"][-1:], item["msg"]))) for item in error.errors())
+        problems = (f"{item['loc'][-1]}: {item['msg']}" for item in error.errors())
         raise UserError("; ".join(problems)) from None
     except ValueError as error:
-        raise UserError(f"method {params.adaptation.method.name}: {error}") from None
+        raise UserError(f"method {adaptation.method.name}: {error}") from None
 
 
 def prompt_of(path: Path, prompt: str | None, params: Params) -> tuple[str, str]:
