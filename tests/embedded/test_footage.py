@@ -56,6 +56,27 @@ def test_a_part_of_a_clip_is_that_part(bank):
     torch.testing.assert_close(part, whole[:, 3:7], rtol=0, atol=1e-5)
 
 
+def test_some_clips_begin_with_another_shot(bank, small_video):
+    """All of the clip before until a cut, which never comes later than in the middle, or fading out."""
+    shots = torch.stack([draw_footage(seed, 64, 24.0, 3)["previous_shot"] for seed in range(100)])
+    cuts = shots[shots.any(dim=1)]
+    assert 5 <= len(cuts) <= 30
+    assert (cuts.diff(dim=1) <= 0).all()
+    assert not cuts[:, 33:].any()
+    hard = ((cuts > 0) & (cuts < 1)).sum(dim=1) <= 1
+    assert hard.any()
+    assert not hard.all()
+
+    scenes = stacked(range(2), 3)
+    scenes["previous_shot"] = torch.tensor([[0.0] * 9, [1.0] * 4 + [0.0] * 5])
+    scenes["noise"] = torch.zeros(2)
+    clips = render_videos(scenes, small_video, bank)
+    alone = render_footage(scenes, bank, 16, 32).transpose(1, 2) * 2 - 1
+    torch.testing.assert_close(clips[0], alone[0])
+    torch.testing.assert_close(clips[1, :, :4], alone[0, :, :4])
+    torch.testing.assert_close(clips[1, :, 4:], alone[1, :, 4:])
+
+
 def test_batches_are_patterns_or_footage_whatever_seed_they_begin_with(bank, small_video):
     video = replace(small_video, footage_share=0.5)
     batches = scene_batches(video, 3, 1001, 12, torch.device("cpu"), photographs=len(bank))

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from lora_tta.embedded.latents import LatentSpace, fit_latent_space
@@ -13,7 +14,7 @@ def videos(num_frames: int, height: int = 16, width: int = 32) -> torch.Tensor:
 def test_frames_encoded_alone_are_the_first_latents_of_the_clip(latent_space):
     clip = videos(9)
     whole, head, first = (latent_space.encode(clip[:, :, :n]) for n in (9, 5, 1))
-    assert whole.shape == (len(clip), 12, 3, 4, 8)
+    assert whole.shape == (len(clip), len(latent_space.bias), 3, 4, 8)
     torch.testing.assert_close(whole[:, :, :2], head)
     torch.testing.assert_close(whole[:, :, :1], first)
 
@@ -34,6 +35,14 @@ def test_the_components_hold_nearly_all_of_a_block():
 
 def test_the_latents_have_unit_variance(latent_space):
     assert 0.7 < latent_space.encode(videos(9)).std() < 1.4
+
+
+def test_the_spreads_are_those_of_the_latents(latent_space):
+    """Beside their mean, and each four times, as the latents are gathered in blocks of 2 x 2."""
+    spreads, of_latents = latent_space.spreads(), latent_space.encode(videos(9)).std(dim=(0, 2, 3, 4))
+    assert torch.equal(spreads, spreads[::4].repeat_interleave(4))
+    assert spreads.mean() == pytest.approx(1.0)
+    torch.testing.assert_close(spreads[::4], of_latents / of_latents.mean(), rtol=0.5, atol=0.0)
 
 
 def test_a_saved_space_reads_back(latent_space, tmp_path):

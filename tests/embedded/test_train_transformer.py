@@ -45,7 +45,7 @@ def test_training_can_start_from_written_weights(transformer_recipe, latent_spac
 
 def test_a_few_steps_lower_the_loss(transformer_recipe, latent_space, tmp_path):
     settings = replace(transformer_recipe.optimisation, steps=200, batch_size=8)
-    recipe = replace(transformer_recipe, optimisation=settings)
+    recipe = replace(transformer_recipe, optimisation=settings, error_scale=1e6)
     train_transformer(recipe, latent_space.gathered, tmp_path, num_workers=0, stop_after=30)
     lines = (tmp_path / LOSS_FILE).read_text().splitlines()
     train_transformer(recipe, latent_space.gathered, tmp_path, resume=True, num_workers=0, stop_after=60)
@@ -124,8 +124,33 @@ def test_without_guidance_inputs_neither_prompt_nor_condition_is_left(transforme
     assert (rows == EMPTY_PROMPT).all()
 
 
-def test_known_frames_count_less():
+@pytest.mark.parametrize(("known_weight", "expected"), [(0.5, 1.6), (1.0, 2.0)])
+def test_known_frames_count_less(transformer_recipe, known_weight, expected):
     """Two hidden tokens with error 1 and one known token with error 4: (1 + 1 + 0.5 x 4) / 2.5."""
+    recipe = replace(transformer_recipe, known_weight=known_weight, error_scale=1e6)
     error, is_known = torch.tensor([[1.0, 1.0, 4.0]]), torch.tensor([[0.0, 0.0, 1.0]])
-    assert weighted_error(error, is_known, 0.5) == pytest.approx(1.6)
-    assert weighted_error(error, is_known, 1.0) == pytest.approx(2.0)
+    loss = weighted_error(error[..., None].double().expand(-1, -1, 8), is_known, torch.ones(2), recipe)
+    assert loss == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_still_clip_counts_as_much_as_a_hard_one(transformer_recipe):
+    """A tenth less error is worth nearly the same in both, as it is in PSNR."""
+    recipe, still, hard = replace(transformer_recipe, error_scale=1e-3), 0.1, 1.0
+
+    def loss(*errors: float) -> torch.Tensor:
+        error = torch.tensor(errors, dtype=torch.double)[:, None, None].expand(-1, 3, 8)
+        return weighted_error(error, torch.zeros(2, 3), torch.ones(2), recipe).item()
+
+    better_still, better_hard = (
+        loss(still, hard) - loss(0.9 * still, hard),
+        loss(still, hard) - loss(still, 0.9 * hard),
+    )
+    assert better_still == pytest.approx(better_hard, rel=0.02)
+
+
+def test_a_channel_counts_by_its_weight(transformer_recipe):
+    error = torch.ones(1, 2, 8)
+    error[..., 4:] = 0  # of the second channel
+    recipe = replace(transformer_recipe, error_scale=1e6)
+    loss = weighted_error(error, torch.zeros(1, 2), torch.tensor([1.5, 0.5]), recipe)
+    assert loss == pytest.approx(0.75, rel=1e-4)

@@ -18,7 +18,8 @@ from lora_tta.embedded.layered_scene import Scene, rotation
 NUM_LAYERS = 13  # a background, and a person of eleven parts with one thing besides
 HARMONICS = 4  # of an outline
 PHOTOGRAPH_SIZE = (240, 360)  # height, width in the bank
-MOTION_FIELDS = ("matrix", "offset", "waves", "light")  # of a layer, per frame; `gain` is of the picture
+MOTION_FIELDS = ("matrix", "offset", "waves", "light")  # of a layer, per frame
+PICTURE_FIELDS = ("gain", "previous_shot")  # of the picture, per frame
 
 
 @dataclass
@@ -57,7 +58,7 @@ def _travel(rng: np.random.Generator, t: np.ndarray) -> np.ndarray:
 
 def _draw_camera(rng: np.random.Generator, t: np.ndarray) -> _Camera:
     """A tripod, a hand, or a moving camera."""
-    kind = rng.choice(("tripod", "hand", "moving"), p=(0.4, 0.3, 0.3))
+    kind = rng.choice(("tripod", "hand", "moving"), p=(0.5, 0.25, 0.25))
     angle, zoom, place = np.zeros_like(t), np.zeros_like(t), np.zeros((len(t), 2))
     if kind != "tripod":
         shake = rng.choice((0.002, 0.006, 0.015), p=(0.4, 0.4, 0.2))
@@ -68,6 +69,8 @@ def _draw_camera(rng: np.random.Generator, t: np.ndarray) -> _Camera:
         velocity = speed * np.array((np.cos(direction), 0.5 * np.sin(direction)))
         if rng.random() < 0.7:
             place = place + _travel(rng, t)[:, None] * velocity
+        if rng.random() < 0.3:
+            place = place + _wander(rng, t, 0.04, 2)
         if rng.random() < 0.45:
             zoom = zoom + rng.normal(0, 0.14) * _travel(rng, t)
         if rng.random() < 0.12:
@@ -93,7 +96,7 @@ def _draw_look(rng: np.random.Generator, photographs: int, crop: tuple[float, fl
         "texture": texture,
         "texture_offset": rng.uniform(-room, room),
         "tint": np.exp(tint),
-        "contrast": rng.uniform(0.3, 1.0) if crop[1] < 0.5 else 1.0,
+        "contrast": rng.uniform(0.3, 1.0) * (rng.random() < 0.85) if crop[1] < 0.5 else 1.0,
     }
 
 
@@ -131,7 +134,7 @@ def _draw_thing(rng: np.random.Generator, t: np.ndarray, camera: _Camera, photog
     """One thing, at rest, under way, swinging or bouncing, rigid or deforming."""
     size = rng.uniform(0.08, 0.45) * np.array((1.0, rng.uniform(0.5, 1.6)))
     start = np.array((rng.uniform(-0.8, 0.8), rng.uniform(-0.45, 0.5)))
-    motion = rng.choice(("rest", "line", "swing", "bounce"), p=(0.2, 0.45, 0.25, 0.1))
+    motion = rng.choice(("rest", "line", "swing", "bounce", "wander"), p=(0.2, 0.3, 0.2, 0.1, 0.2))
     centre = np.broadcast_to(start, (len(t), 2))
     turn = np.zeros_like(t)
     if motion == "line":
@@ -144,6 +147,9 @@ def _draw_thing(rng: np.random.Generator, t: np.ndarray, camera: _Camera, photog
         rate, swing = rng.uniform(1.5, 9.0), rng.normal(0, 0.12, 2)
         centre = centre + np.sin(rate * t + rng.uniform(0, 6))[:, None] * swing
         turn = turn + rng.normal(0, 0.25) * np.sin(rate * t + rng.uniform(0, 6))
+    elif motion == "wander":  # as people and animals do, where nobody can tell how it goes on
+        centre = centre + _wander(rng, t, rng.uniform(0.01, 0.05), 2)
+        turn = turn + _wander(rng, t, rng.uniform(0, 0.1), 1)[:, 0]
     elif motion == "bounce":
         height, gravity = rng.uniform(0.15, 0.55), rng.uniform(2.0, 4.5)
         phase = (t / np.sqrt(8 * height / gravity) + rng.uniform()) % 1
@@ -178,7 +184,7 @@ def _draw_person(rng: np.random.Generator, t: np.ndarray, camera: _Camera, photo
     walk = (rng.random() < 0.4) * rng.normal(0, 0.25) * _travel(rng, t)
     hip = np.array((rng.uniform(-0.6, 0.6), rng.uniform(-0.15, 0.25)))
     bob = (rng.random() < 0.5) * 0.02 * height * np.sin(rng.uniform(3, 10) * t)
-    hip = hip + np.stack((walk, bob), axis=1) + _wander(rng, t, 0.004, 2)
+    hip = hip + np.stack((walk, bob), axis=1) + _wander(rng, t, rng.choice((0.004, 0.02)), 2)
     lean = rng.normal(0, 0.15) + _wander(rng, t, 0.03, 1)[:, 0]
     rate = rng.uniform(2.0, 10.0)
     torso = 0.32 * height
@@ -193,7 +199,8 @@ def _draw_person(rng: np.random.Generator, t: np.ndarray, camera: _Camera, photo
         root: np.ndarray, length: float, width: float, upper: dict, lower: dict, spread: float
     ) -> list[dict]:
         vigour = rng.choice((0.05, 0.3, 0.8)) * spread
-        first = lean + rng.normal(0, 0.5 * spread) + vigour * np.sin(rate * t + rng.uniform(0, 6))
+        gesture = _wander(rng, t, rng.choice((0.0, 0.15)) * spread, 1)[:, 0]
+        first = lean + rng.normal(0, 0.5 * spread) + vigour * np.sin(rate * t + rng.uniform(0, 6)) + gesture
         second = first + rng.normal(0, 0.6 * spread) + vigour * np.sin(rate * t + rng.uniform(0, 6))
         joint = root + length * down(first)
         pieces = []
@@ -221,7 +228,7 @@ def _draw_person(rng: np.random.Generator, t: np.ndarray, camera: _Camera, photo
 def _draw_background(rng: np.random.Generator, t: np.ndarray, camera: _Camera, photographs: int) -> dict:
     look = _draw_look(rng, photographs, (0.35, 0.9))
     if rng.random() < 0.12:  # a wall, a sky, a studio
-        look["contrast"] = rng.uniform(0.05, 0.4)
+        look["contrast"] = rng.uniform(0.0, 0.4)
     still = {"bounded": 0.0, "exponent": 2.0, "waves": np.zeros((len(t), HARMONICS)), "extent": np.ones(2)}
     still |= {"wave_phase": np.zeros(HARMONICS), "softness": 0.01, "light": np.ones(len(t))}
     return look | still | {"matrix": camera.matrix, "offset": camera.offset}
@@ -242,6 +249,17 @@ def _draw_gain(rng: np.random.Generator, t: np.ndarray) -> np.ndarray:
     if rng.random() < 0.22:
         gain = gain * rng.uniform(0.08, 0.5)  # night, a stage
     return gain
+
+
+def _draw_previous_shot(rng: np.random.Generator, frames: int) -> np.ndarray:
+    """How much of the shot before is still seen in each frame: a cut or a cross-fade early in some clips.
+
+    A later one nobody can foresee: learning from it would only make all continuations paler.
+    """
+    if rng.random() > 0.15:
+        return np.zeros(frames)
+    cut, length = rng.uniform(0.03, 0.5) * frames, rng.choice((0.0, rng.uniform(4, 16)), p=(0.75, 0.25))
+    return np.clip((cut - np.arange(frames)) / max(length, 1e-3), 0, 1)
 
 
 def _draw_saturation(rng: np.random.Generator) -> float:
@@ -285,6 +303,8 @@ def draw_footage(seed: int, num_frames: int, fps: float, photographs: int) -> Sc
     picture = {
         "opacity": opacity,
         "gain": _draw_gain(rng, t),
+        "previous_shot": _draw_previous_shot(rng, num_frames),
+        "harshness": rng.uniform(2.0, 8.0) if rng.random() < 0.07 else 1.0,  # as of drawings and screens
         "gamma": np.exp(rng.normal(0, 0.15)),
         "cast": np.exp(rng.normal(0, 0.05, 3)),
         "black": rng.uniform(0, 0.06) * (rng.random() < 0.5),

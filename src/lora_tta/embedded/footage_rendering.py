@@ -130,7 +130,8 @@ def render_footage(scenes: Scene, bank: PhotographBank, height: int, width: int)
     column = torch.linspace(-1, 1, width, device=device)
     row = torch.linspace(-1, 1, height, device=device)[:, None]
     fall = 1 - of_picture("vignette") * (column.square() + row.square()) / 2
-    picture = (picture * fall).clamp(0, 1).pow(of_picture("gamma")) * scenes["gain"][:, :, None, None, None]
+    picture = 0.5 + of_picture("harshness") * (picture * fall - 0.5)
+    picture = picture.clamp(0, 1).pow(of_picture("gamma")) * scenes["gain"][:, :, None, None, None]
     picture = (picture - of_picture("black")) / (1 - of_picture("black"))
     generator = torch.Generator(device).manual_seed(int(scenes["noise_seed"][0]))
     noise = torch.randn(picture.shape, generator=generator, device=device)

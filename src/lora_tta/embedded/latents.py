@@ -48,6 +48,14 @@ class LatentSpace:
         """Latents as the transformer gets those of the VAE: (B, 4 channels, T, H/8, W/8)."""
         return gather_blocks(self.encode(videos), SPATIAL_COMPRESSION // BLOCK[1])
 
+    def spreads(self) -> Tensor:
+        """Spread of each channel as the transformer gets it, relative to their mean: (4 channels,).
+
+        A latent of a wide channel stands for more of the picture: for the spread's square, in squared pixels.
+        """
+        spreads = 1 / self.weight.flatten(1).norm(dim=1)  # by the gains of `fit_latent_space`
+        return (spreads / spreads.mean()).repeat_interleave((SPATIAL_COMPRESSION // BLOCK[1]) ** 2)
+
     def to(self, device: torch.device) -> "LatentSpace":
         """The same projection on another device."""
         return LatentSpace(self.weight.to(device), self.bias.to(device))

@@ -58,7 +58,7 @@ class VAERecipe:
             "up_block_types": ("HunyuanVideoUpBlock3D",) * 3,
             "layers_per_block": 1,
             "norm_num_groups": 4,
-            "latent_channels": 12,
+            "latent_channels": 15,
             "spatial_compression_ratio": 4,
             "mid_block_add_attention": False,
         }
@@ -87,13 +87,13 @@ class TransformerRecipe:
     )
     config: dict[str, Any] = field(
         default_factory=lambda: {
-            "in_channels": 192,
-            "condition_channels": 196,
+            "in_channels": 240,
+            "condition_channels": 244,
             "num_layers": 1,
-            "num_single_layers": 4,
+            "num_single_layers": 3,
             "attention_head_dim": 32,
-            "num_attention_heads": 8,
-            "mlp_ratio": 2.0,
+            "num_attention_heads": 9,  # wider than a token's values, whose noise passes through all layers
+            "mlp_ratio": 1.25,
             "joint_attention_dim": 64,
             "pooled_projection_dim": 64,
             "axes_dims_rope": (8, 12, 12),
@@ -135,6 +135,7 @@ class TransformerRecipe:
     noise_only: float = 0.3
     # Of the error in known frames beside that in hidden ones: the condition shows them, so they are easy.
     known_weight: float = 0.3
+    error_scale: float = 0.05  # a clip counts with s log(1 + error / s); a still one's error is about 0.05
     prompt_dropout: float = 0.12  # empty prompt, condition kept
     unconditional: float = 0.05  # empty prompt and no condition: the third guidance branch
     buffer_size: int = 1024  # clips whose latents are kept on each device

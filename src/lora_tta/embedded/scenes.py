@@ -57,7 +57,7 @@ def excerpt(scenes: Scene, clips: int, start: int, length: int) -> Scene:
     per_frame = footage.MOTION_FIELDS if is_footage else layered_scene.MOTION_FIELDS
     part = {}
     for name, value in scenes.items():
-        if name == "gain" and is_footage:
+        if is_footage and name in footage.PICTURE_FIELDS:
             part[name] = value[:clips, start : start + length]
         else:
             part[name] = value[:clips, :, start : start + length] if name in per_frame else value[:clips]
@@ -65,9 +65,14 @@ def excerpt(scenes: Scene, clips: int, start: int, length: int) -> Scene:
 
 
 def render_videos(scenes: Scene, video: Video, bank: PhotographBank | None = None) -> Tensor:
-    """Render to what the VAE takes: (batch, 3, frames, height, width) in [-1, 1]."""
+    """Render to what the VAE takes: (batch, 3, frames, height, width) in [-1, 1].
+
+    Where footage cuts to another shot, the shot before is that of the clip before in the batch.
+    """
     if bank is not None and "photograph" in scenes:
-        return render_footage(scenes, bank, video.height, video.width).transpose(1, 2) * 2 - 1
+        videos = render_footage(scenes, bank, video.height, video.width)
+        videos = torch.lerp(videos, videos.roll(1, dims=0), scenes["previous_shot"][:, :, None, None, None])
+        return videos.transpose(1, 2) * 2 - 1
     return render_scenes(scenes, video.height, video.width).transpose(1, 2) * 2 - 1
 
 

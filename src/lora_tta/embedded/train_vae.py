@@ -27,6 +27,7 @@ from lora_tta.embedded.loop import completed_steps, first_seed_of, optimise, ste
 from lora_tta.embedded.recipe import VALIDATION_SEED, VAERecipe, Video, describe
 from lora_tta.embedded.scenes import excerpt, render_videos, scene_batches
 from lora_tta.embedded.synthetic import HELD_OUT_CLASSES, TRAINING_CLASSES
+from lora_tta.embedded.widening import widen_vae
 from lora_tta.models.vae import disable_framewise_coding
 
 # Orthonormal rows: brightness and two colour differences.
@@ -35,8 +36,8 @@ OPPONENT_COLOURS = (
     (0.707107, -0.707107, 0.0),
     (0.408248, 0.408248, -0.816497),
 )
-TARGET_NOISE = 0.1  # standard deviation, on components with unit variance
-INITIAL_LOG_VARIANCE = -6.0  # of the posterior: as strong as the latents, its noise would hide them
+LATENT_NOISE = 0.1  # standard deviation; the latents' variance is about 1
+INITIAL_LOG_VARIANCE = -6.0  # of the posterior
 
 
 def build_vae(config: dict) -> AutoencoderKLHunyuanVideo:
@@ -75,19 +76,16 @@ class VAEObjective(nn.Module):
         Args:
             videos: (B, 3, F, H, W) in [-1, 1].
             targets: their principal components (B, C, T, H/8, W/8).
-            decode_targets: draw from the components, with some noise, while the encoder learns them.
-            generator: of the noise.
+            decode_targets: draw from the components, while the encoder learns them, not from its latents.
+            generator: of the noise that is added to what is drawn from.
         """
         if self.recipe.decoder_only:
             with torch.no_grad():
                 latents = self.vae.encode(videos).latent_dist.mode()
             return self._error(latents, videos)
         posterior = self.vae.encode(videos).latent_dist
-        if decode_targets:
-            noise = torch.randn(targets.shape, generator=generator, device=targets.device)
-            latents = targets + TARGET_NOISE * noise
-        else:
-            latents = posterior.sample(generator)
+        noise = torch.randn(targets.shape, generator=generator, device=targets.device)
+        latents = (targets if decode_targets else posterior.mode()) + LATENT_NOISE * noise
         latent_error = posterior.mean.float() - targets
         weight = self.recipe.latent_weight if decode_targets else self.recipe.final_latent_weight
         divergence = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).float().mean()
@@ -145,15 +143,17 @@ def train_vae(
 ) -> AutoencoderKLHunyuanVideo:
     """Train the VAE and return it; every checkpoint also writes it, in float32, to ``output/vae``.
 
-    With ``initial``, the folder of a VAE that was written so, the training starts from its weights.
+    With ``initial``, the folder of a VAE that was written so, the training starts from its weights. That VAE
+    may have fewer latent channels.
     """
     settings, output = recipe.optimisation, Path(output)
     accelerator = Accelerator(mixed_precision=settings.mixed_precision)
     set_seed(settings.seed)
     vae = build_vae(recipe.config)
     if initial is not None:
-        vae.load_state_dict(AutoencoderKLHunyuanVideo.from_pretrained(initial).float().state_dict())
-        fold_scaling_factor(vae, back=True)
+        started = AutoencoderKLHunyuanVideo.from_pretrained(initial).float()
+        fold_scaling_factor(started, back=True)
+        widen_vae(vae, started)
     if settings.channels_last:
         # Their kernels in bfloat16 want it, and PyTorch would reorder the tensors around each of them.
         vae.to(memory_format=torch.channels_last_3d)

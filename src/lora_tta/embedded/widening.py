@@ -1,0 +1,41 @@
+"""Start a training from the weights of a model with fewer latent channels."""
+
+import torch
+from diffusers import AutoencoderKLHunyuanVideo
+from torch import Tensor, nn
+
+
+def _copy_corner(target: Tensor, source: Tensor) -> None:
+    """Copy what both have: the first entries along every axis."""
+    corner = tuple(slice(min(sizes)) for sizes in zip(target.shape, source.shape, strict=True))
+    target[corner] = source[corner]
+
+
+@torch.no_grad()
+def widen(module: nn.Module, narrow: nn.Module) -> None:
+    """Take over a module's weights; where a parameter is larger than there, its other entries stay.
+
+    A smaller one takes the first entries. Of a transformer's channels the first are then those it had.
+    """
+    parameters = narrow.state_dict()
+    for name, target in module.state_dict().items():
+        _copy_corner(target, parameters[name])
+
+
+@torch.no_grad()
+def widen_vae(vae: AutoencoderKLHunyuanVideo, narrow: AutoencoderKLHunyuanVideo) -> None:
+    """Take over a VAE's weights. The first latent channels are its own, and nothing is drawn from the others.
+
+    The convolutions before the latents hold the means first and then the log variances.
+    """
+    nn.init.dirac_(vae.quant_conv.weight)
+    nn.init.dirac_(vae.post_quant_conv.weight)
+    nn.init.zeros_(vae.decoder.conv_in.conv.weight)
+    parameters = narrow.state_dict()
+    for name, target in vae.state_dict().items():
+        source = parameters[name]
+        if name == "quant_conv.weight":
+            target, source = (value.unflatten(1, (2, -1)) for value in (target, source))
+        if name.startswith(("quant_conv.", "encoder.conv_out.")):
+            target, source = (value.unflatten(0, (2, -1)) for value in (target, source))
+        _copy_corner(target, source)
