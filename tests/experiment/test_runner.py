@@ -589,6 +589,40 @@ def test_with_stopping_the_smaller_numbers_of_steps_are_found_again(ready, clip,
         assert stopped.run(clip, POINT | {"num_steps": steps}).adapter
 
 
+@pytest.mark.parametrize("with_thread", [False, True], ids=["inline", "threaded"])
+def test_a_clip_that_is_left_as_it_was_is_not_generated_again(
+    runner, threaded, clip, monkeypatch, with_thread
+):
+    """No gain of the held-out frames is enough, so the model stays, and its continuation is known."""
+    rule = {"held_out": 2, "every": 1, "patience": 5, "draws": 1, "min_gain": 0.999, "refit": True}
+    chosen = threaded if with_thread else runner
+    stopped = chosen.at(changed_setting(chosen.params, "adaptation", stopping=rule))
+    generated, generate = [], runner_module.generate_continuation
+    monkeypatch.setattr(
+        runner_module, "generate_continuation", lambda *given: generated.append(given) or generate(*given)
+    )
+    adapted = stopped.run(clip, POINT)
+    assert adapted.result.losses == ()
+    assert adapted.adapter.is_dir()
+    assert stopped.is_done(clip, POINT)
+    again = stopped.run(clip, POINT | {"num_steps": min(stopped._snapshot_steps)})
+    unadapted = stopped.run(clip, None)
+    assert len(generated) == 1
+    for other in (again, unadapted):
+        assert other.frames_file.read_bytes() == adapted.frames_file.read_bytes()
+        assert other.result.metrics.summary == adapted.result.metrics.summary
+
+    # And that is what the model with the adapter would generate.
+    method = lora.Method(stopped.model.backbone, stopped.params.adaptation.method)
+    method.load(adapted.adapter)
+    conditioning = stopped._conditioning(clip)
+    seed = stopped._works(clip, POINT)[0].generation_seed
+    frames = generate(
+        stopped.model.backbone, conditioning, clip.num_frames, stopped.params.generation, seed
+    ).frames
+    np.testing.assert_array_equal(frames, np.load(adapted.frames_file))
+
+
 def test_a_lock_that_the_thread_beside_is_to_release_is_waited_for(threaded):
     lock, again = (threaded.cache.lock({"n": 1}, thread_local=False) for _ in range(2))
     threaded._wait_for(lock)

@@ -93,7 +93,7 @@ class TransformerRecipe:
             "num_single_layers": 3,
             "attention_head_dim": 32,
             "num_attention_heads": 9,  # wider than a token's values, whose noise passes through all layers
-            "mlp_ratio": 1.25,
+            "mlp_ratio": 1.375,
             "joint_attention_dim": 64,
             "pooled_projection_dim": 64,
             "axes_dims_rope": (8, 12, 12),

@@ -28,6 +28,7 @@ from lora_tta.evaluation.perceptual import PerceptualDistance, load_perceptual_d
 from lora_tta.evaluation.video_features import VideoFeatures
 from lora_tta.experiment.beside import Beside
 from lora_tta.experiment.clip_work import ClipWork, adaptation_code, generation_code, measuring_code
+from lora_tta.experiment.entry import Entry
 from lora_tta.experiment.lazy_model import LazyModel
 from lora_tta.experiment.samples import of_samples
 from lora_tta.experiment.searched import fixed_settings, kept_steps, searched_methods, searched_steps
@@ -48,23 +49,6 @@ from lora_tta.records.yardsticks import LAST_FRAME
 # behind a slow disk, and with fewer the model would wait for the measurements of its last clip.
 JOBS_BEHIND = 24
 VIDEO_NAME, FRAMES_NAME, COST_NAME, COSTS_NAME = "continuation.mp4", "frames.npy", "cost.json", "costs.csv"
-
-
-class Entry:
-    """The folder of finished work in the cache, or of work that is on its way there.
-
-    Args:
-        folder: or a function that returns it, which waits or writes.
-        in_model: whether the model holds these adapted parameters.
-    """
-
-    def __init__(self, folder: Path | Callable[[], Path], in_model: bool = False):
-        self._folder = folder
-        self.in_model = in_model
-
-    def __call__(self) -> Path:
-        """The folder, with its files."""
-        return self._folder if isinstance(self._folder, Path) else self._folder()
 
 
 class ClipRunner:
@@ -267,20 +251,27 @@ class ClipRunner:
         """Adapt the model to the clip, unless the cache holds the adapter."""
         key = work.adapter_key(adaptation.num_steps)
         if entry := self.cache.find("adapter", key):
-            return Entry(entry)
+            return Entry.of_adapter(entry)
         # One process at a time on a trajectory: the others find its snapshots when they get here.
         lock = self.cache.lock(work.trajectory_key, thread_local=False)
         self._wait_for(lock)
         saved: list[Future[Path]] = []
         try:
             if entry := self.cache.find("adapter", key):
-                return Entry(entry)
-            saved += self._continue_trajectory(work, adaptation)
-            return Entry(lambda: [future.result() for future in saved][-1], in_model=True)
+                return Entry.of_adapter(entry)
+            steps = 0
+            for snapshot, future in self._continue_trajectory(work, adaptation):
+                saved.append(future)
+                steps = len(snapshot.losses)
+            return Entry(
+                lambda: [future.result() for future in saved][-1], in_model=True, as_it_was=not steps
+            )
         finally:
             self.beside.submit(lock.release)
 
-    def _continue_trajectory(self, work: ClipWork, adaptation: AdaptationParams) -> "Iterator[Future[Path]]":
+    def _continue_trajectory(
+        self, work: ClipWork, adaptation: AdaptationParams
+    ) -> "Iterator[tuple[Snapshot, Future[Path]]]":
         """Adapt from the furthest snapshot; the new ones are saved beside the work, in the order of steps."""
         method = self._methods.put(adaptation.method)
         conditioning, seed = self._conditioning(work.clip), work.adaptation_seed
@@ -300,7 +291,7 @@ class ClipRunner:
             return self.cache.fetch("adapter", key, lambda folder: snapshot.save(method, folder))
 
         for snapshot in snapshots:
-            yield self.beside.submit(partial(save, snapshot))
+            yield snapshot, self.beside.submit(partial(save, snapshot))
 
     def _furthest_snapshot(self, work: ClipWork, method: AdaptationMethod, num_steps: int) -> Snapshot | None:
         """What the cache has of the trajectory before a number of steps."""
@@ -316,6 +307,10 @@ class ClipRunner:
         """Continue the clip, unless the cache holds its continuation."""
         if entry := self.cache.find("continuation", work.continuation_key):
             return Entry(entry)
+        if adapter is not None and adapter.as_it_was:
+            # From the same noise the model continues the clip as without adaptation.
+            unadapted = self._continuation(replace(work, adaptation=None), None)
+            return self._kept_continuation(work, unadapted.copy_to)
         if not work.has_noise:
             continuation = self._yardstick(work)
         else:
@@ -333,7 +328,10 @@ class ClipRunner:
             cost = {"seconds": continuation.seconds, "peak_memory_bytes": continuation.peak_memory_bytes}
             (folder / COST_NAME).write_text(json.dumps(cost))
 
-        # At once, and not with the clip's other samples: what is finished is kept, and no frames pile up.
+        return self._kept_continuation(work, save)
+
+    def _kept_continuation(self, work: ClipWork, save: Callable[[Path], None]) -> Entry:
+        """Keep it at once, and not with the clip's other samples, so that no frames pile up."""
         saved = self.beside.submit(lambda: self.cache.fetch("continuation", work.continuation_key, save))
         return Entry(saved.result)
 
