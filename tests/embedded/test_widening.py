@@ -3,17 +3,19 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import AutoencoderKLHunyuanVideo
+from torch import nn
 
 from lora_tta.embedded.train_transformer import TextConditionedTransformer
 from lora_tta.embedded.train_vae import build_vae
 from lora_tta.embedded.widening import widen, widen_vae
+from lora_tta.errors import UserError
 
 
 @pytest.fixture
 def narrow_vae(vae_recipe) -> AutoencoderKLHunyuanVideo:
     torch.manual_seed(0)
     vae = build_vae(vae_recipe.config | {"latent_channels": 4})
-    torch.nn.init.normal_(vae.quant_conv.bias)
+    nn.init.normal_(vae.quant_conv.bias)
     return vae
 
 
@@ -41,7 +43,7 @@ def test_a_wider_transformer_says_of_the_first_channels_what_the_narrow_one_says
     torch.manual_seed(0)
     narrow, wide = model(8), model(12)
     for parameter in narrow.parameters():
-        torch.nn.init.normal_(parameter, std=0.02)
+        nn.init.normal_(parameter, std=0.02)
     widen(wide, narrow)
     noisy, condition = torch.randn(1, 8, 3, 2, 4), torch.randn(1, 6, 36)
     times, prompts = torch.tensor([0.5]), torch.tensor([0])
@@ -54,7 +56,13 @@ def test_a_wider_transformer_says_of_the_first_channels_what_the_narrow_one_says
 
 @torch.no_grad()
 def test_a_smaller_layer_takes_the_first_entries():
-    large, small = torch.nn.Linear(4, 6), torch.nn.Linear(3, 2)
+    large, small = nn.Linear(4, 6), nn.Linear(3, 2)
     widen(small, large)
     assert torch.equal(small.weight, large.weight[:2, :3])
     assert torch.equal(small.bias, large.bias[:2])
+
+
+def test_weights_of_other_layers_are_refused():
+    """Blocks that are left out silently would be missed."""
+    with pytest.raises(UserError, match=r"other layers than the recipe: 1\.bias"):
+        widen(nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))

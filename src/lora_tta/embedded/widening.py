@@ -4,6 +4,8 @@ import torch
 from diffusers import AutoencoderKLHunyuanVideo
 from torch import Tensor, nn
 
+from lora_tta.errors import UserError
+
 
 def _copy_corner(target: Tensor, source: Tensor) -> None:
     """Copy what both have: the first entries along every axis."""
@@ -16,8 +18,15 @@ def widen(module: nn.Module, narrow: nn.Module) -> None:
     """Take over a module's weights; where a parameter is larger than there, its other entries stay.
 
     A smaller one takes the first entries. Of a transformer's channels the first are then those it had.
+
+    Raises:
+        UserError: the modules have other layers.
     """
     parameters = narrow.state_dict()
+    if other := parameters.keys() ^ module.state_dict().keys():
+        raise UserError(
+            f"the weights to start from have other layers than the recipe: {min(other)} is in one of them"
+        )
     for name, target in module.state_dict().items():
         _copy_corner(target, parameters[name])
 
