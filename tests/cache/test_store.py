@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,6 +59,14 @@ def test_another_key_or_kind_is_another_entry(cache):
         cache.fetch("other", {"a": 1}, writing("x")),
     }
     assert len(entries) == 3
+
+
+def test_an_entry_that_is_a_copy_of_another_is_undamaged(cache, tmp_path, caplog):
+    first = cache.fetch("kind", {"a": 1}, writing("x"))
+    cache.fetch("kind", {"a": 2}, lambda folder: shutil.copytree(first, folder, dirs_exist_ok=True))
+    another_process = ContentCache(tmp_path, max_bytes=10_000)
+    assert (another_process.find("kind", {"a": 2}) / "value").read_text() == "x"
+    assert not caplog.messages
 
 
 def test_a_failed_computation_leaves_nothing(cache, tmp_path):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from lora_tta.adaptation.methods import lora
 from lora_tta.adaptation.trajectory import Snapshot, adapt
-from lora_tta.cache.store import LOCKS
+from lora_tta.cache.store import LOCKS, ContentCache
 from lora_tta.config import Params
 from lora_tta.data.video import read_clip_frames, write_video
 from lora_tta.errors import FailedWork, UserError
@@ -611,6 +611,11 @@ def test_a_clip_that_is_left_as_it_was_is_not_generated_again(
     for other in (again, unadapted):
         assert other.frames_file.read_bytes() == adapted.frames_file.read_bytes()
         assert other.result.metrics.summary == adapted.result.metrics.summary
+
+    # Another process finds all of them.
+    monkeypatch.setattr(stopped, "cache", ContentCache(stopped.cache.root, stopped.cache.max_bytes))
+    stopped.run(clip, POINT)
+    assert len(generated) == 1
 
     # And that is what the model with the adapter would generate.
     method = lora.Method(stopped.model.backbone, stopped.params.adaptation.method)

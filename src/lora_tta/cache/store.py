@@ -245,7 +245,8 @@ def _name(entry: Path) -> str:
 
 
 def _content(folder: Path) -> dict[str, str]:
-    return {name: file_sha256(folder / name) for name in _stats(folder)}
+    """Hashes of the files by name; the file of hashes, which a copy of another entry brings, is none."""
+    return {name: file_sha256(folder / name) for name in _stats(folder) if name != CONTENT_NAME}
 
 
 def _stats(folder: Path) -> dict[str, tuple[int, int]]:
