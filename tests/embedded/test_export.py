@@ -37,6 +37,12 @@ def test_the_folder_is_a_complete_bf16_pipeline_under_15_megabytes(exported):
     assert sum(path.stat().st_size for path in exported.rglob("*") if path.is_file()) < 15e6
 
 
+def test_the_files_name_no_folder_of_the_machine_that_wrote_them(exported):
+    configs = list(exported.rglob("*.json"))
+    assert configs
+    assert not [path.name for path in configs if str(exported.parent) in path.read_text()]
+
+
 def test_the_export_generates(exported, small_video):
     pipeline = load_pipeline(exported, dtype=torch.float32)
     video = replace(small_video, num_frames=37, conditioning_frames=33)

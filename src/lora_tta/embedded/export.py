@@ -37,6 +37,8 @@ def export_pipeline(vae: Path, trained: Path, output: Path, dtype: torch.dtype =
         tokenizer_2=tokenizer,
         text_encoder_2=CLIPTextModel.from_pretrained(trained / "text_encoder_2"),
     ).to(dtype=dtype)
+    for model in (pipeline.transformer, pipeline.vae):
+        model.register_to_config(_name_or_path="")  # or the files would name folders of this machine
     with atomic(output) as partial:
         pipeline.save_pretrained(partial)
 
