@@ -32,6 +32,8 @@ def by_group(results: Results) -> dict[str, list[ClipResult]]:
 def figures(baseline: Results, adapted: Results, samples: int, seed: int) -> dict[str, Any]:
     """Adapted against baseline: all metrics over all clips, PSNR for each group, and every clip's values.
 
+    A clip's gain is that in PSNR.
+
     Args:
         baseline: without adaptation.
         adapted: the same clips.
@@ -55,7 +57,11 @@ def figures(baseline: Results, adapted: Results, samples: int, seed: int) -> dic
         "steps": float(np.mean([len(result.losses) for result in afters])),
         "psnr": {group: compared("psnr", before, after) for (group, before), after in groups},
         **{name: compared(name, befores, afters) for name in METRICS[1:]},
-        "clips": {each.clip_id: {name: each.metrics.summary[name] for name in METRICS} for each in afters},
+        "clips": {
+            after.clip_id: {"gain": after.metrics.summary["psnr"] - before.metrics.summary["psnr"]}
+            | {name: after.metrics.summary[name] for name in METRICS}
+            for before, after in zip(befores, afters, strict=True)
+        },
     }
 
 

@@ -61,6 +61,8 @@ def test_recipes_are_compared_on_fresh_clips_and_real_ones(
     assert groups == {"all": 4, "classes trained on": 1, "classes never trained on": 1, "real footage": 2}
     for name, found in report["recipes"].items():
         assert {group: each["clips"] for group, each in found["psnr"].items()} == groups
+        gains = [each["gain"] for each in found["clips"].values()]
+        assert sum(gains) / 4 == pytest.approx(found["psnr"]["all"]["difference"])
         assert f"| {name} | {found['learning_rate']:g}, 1" in printed
 
 
