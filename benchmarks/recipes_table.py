@@ -30,9 +30,7 @@ def by_group(results: Results) -> dict[str, list[ClipResult]]:
 
 
 def figures(baseline: Results, adapted: Results, samples: int, seed: int) -> dict[str, Any]:
-    """Adapted against baseline: all metrics over all clips, PSNR for each group, and every clip's values.
-
-    A clip's gain is that in PSNR.
+    """Adapted against baseline: all metrics over all clips, PSNR by group, each clip's values and PSNR gain.
 
     Args:
         baseline: without adaptation.

@@ -245,7 +245,7 @@ def _name(entry: Path) -> str:
 
 
 def _content(folder: Path) -> dict[str, str]:
-    """Hashes of the files by name; the file of hashes, which a copy of another entry brings, is none."""
+    """Hashes of the files by name, without the file of hashes, which a copied entry brings along."""
     return {name: file_sha256(folder / name) for name in _stats(folder) if name != CONTENT_NAME}
 
 
