@@ -66,3 +66,10 @@ def test_weights_of_other_layers_are_refused():
     """Blocks that are left out silently would be missed."""
     with pytest.raises(UserError, match=r"other layers than the recipe: 1\.bias"):
         widen(nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
+
+
+def test_a_vae_of_other_layers_is_refused(vae_recipe, narrow_vae):
+    deeper = build_vae(vae_recipe.config | {"layers_per_block": 2})
+    for vae, narrow in ((deeper, narrow_vae), (narrow_vae, deeper)):
+        with pytest.raises(UserError, match="other layers than the recipe: decoder"):
+            widen_vae(vae, narrow)

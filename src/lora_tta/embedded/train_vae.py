@@ -151,9 +151,9 @@ def train_vae(
     set_seed(settings.seed)
     vae = build_vae(recipe.config)
     if initial is not None:
-        started = AutoencoderKLHunyuanVideo.from_pretrained(initial).float()
-        fold_scaling_factor(started, back=True)
-        widen_vae(vae, started)
+        narrow = AutoencoderKLHunyuanVideo.from_pretrained(initial).float()
+        fold_scaling_factor(narrow, back=True)
+        widen_vae(vae, narrow)
     if settings.channels_last:
         # Their kernels in bfloat16 want it, and PyTorch would reorder the tensors around each of them.
         vae.to(memory_format=torch.channels_last_3d)

@@ -1,4 +1,4 @@
-"""Start a training from the weights of a model with fewer latent channels."""
+"""Start a training from the weights of a model of other sizes: fewer latent channels, fewer hidden values."""
 
 import torch
 from diffusers import AutoencoderKLHunyuanVideo
@@ -13,22 +13,28 @@ def _copy_corner(target: Tensor, source: Tensor) -> None:
     target[corner] = source[corner]
 
 
+def _weights_for(module: nn.Module, narrow: nn.Module) -> dict[str, Tensor]:
+    """The weights of ``narrow``, if both have the same layers."""
+    weights = narrow.state_dict()
+    if other := weights.keys() ^ module.state_dict().keys():
+        raise UserError(
+            f"the weights to start from have other layers than the recipe: {min(other)} is in one of them"
+        )
+    return weights
+
+
 @torch.no_grad()
 def widen(module: nn.Module, narrow: nn.Module) -> None:
-    """Take over a module's weights; where a parameter is larger than there, its other entries stay.
+    """Take over a module's weights, of each what fits: the first entries along every axis.
 
-    A smaller one takes the first entries. Of a transformer's channels the first are then those it had.
+    Entries that ``narrow`` lacks stay as they are. A transformer's first channels become those of ``narrow``.
 
     Raises:
         UserError: the modules have other layers.
     """
-    parameters = narrow.state_dict()
-    if other := parameters.keys() ^ module.state_dict().keys():
-        raise UserError(
-            f"the weights to start from have other layers than the recipe: {min(other)} is in one of them"
-        )
+    weights = _weights_for(module, narrow)
     for name, target in module.state_dict().items():
-        _copy_corner(target, parameters[name])
+        _copy_corner(target, weights[name])
 
 
 @torch.no_grad()
@@ -36,13 +42,16 @@ def widen_vae(vae: AutoencoderKLHunyuanVideo, narrow: AutoencoderKLHunyuanVideo)
     """Take over a VAE's weights. The first latent channels are its own, and nothing is drawn from the others.
 
     The convolutions before the latents hold the means first and then the log variances.
+
+    Raises:
+        UserError: the VAEs have other layers.
     """
+    weights = _weights_for(vae, narrow)
     nn.init.dirac_(vae.quant_conv.weight)
     nn.init.dirac_(vae.post_quant_conv.weight)
     nn.init.zeros_(vae.decoder.conv_in.conv.weight)
-    parameters = narrow.state_dict()
     for name, target in vae.state_dict().items():
-        source = parameters[name]
+        source = weights[name]
         if name == "quant_conv.weight":
             target, source = (value.unflatten(1, (2, -1)) for value in (target, source))
         if name.startswith(("quant_conv.", "encoder.conv_out.")):
